@@ -1,0 +1,11 @@
+"""Where the code of a run runs: which interpreter, which paths, which folder."""
+
+from msgspec import Struct
+
+
+class Environment(Struct, frozen=True, kw_only=True):
+    """What a child needs to be started like the process that submitted the run."""
+
+    python: str
+    sys_path: tuple[str, ...]
+    cwd: str

@@ -1,0 +1,750 @@
+"""The state machine of a run: what is true after a list of events, and what follows from it.
+
+Pure: it takes events and a time, and answers what is ready, what is due and what the status is.
+The engine appends an event to the journal and applies it here; a reader folds a journal from its
+beginning. Both get the same run, because nothing else changes one.
+
+A *scope* is the sub-graph a step returned; the run's own graph is scope 0. A failure climbs to the
+innermost scope whose owner catches. All walks are loops over explicit lists: depth costs no stack.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from heapq import heappop, heappush
+
+from msgspec import Raw
+
+from weftline.core.actions import Wait, WaitKind
+from weftline.core.events import (
+    CancelRequested,
+    ConditionDecided,
+    Event,
+    GraphExtended,
+    PauseChanged,
+    Quarantined,
+    RunAdopted,
+    RunFinished,
+    RunResumed,
+    RunStatus,
+    RunSubmitted,
+    ScopeClosed,
+    StepFailed,
+    StepLost,
+    StepSkipped,
+    StepStarted,
+    StepSucceeded,
+    WaitBegun,
+    WaitEnded,
+)
+from weftline.core.graph import Graph, Join, OptionalInput, Step
+from weftline.core.values import Error, Packed, pack_caught, pack_inline, pack_list
+from weftline.errors import ImpossibleEvent
+
+MAX_LOSSES = 4
+"""Losses of one step in a row, under a living engine, after which the run is quarantined."""
+
+MAX_ADOPTIONS = 10
+"""Adoptions of a run without any other event after which it is quarantined."""
+
+NOTHING: Packed = pack_inline("json", b"null")
+
+
+class StepStatus(StrEnum):
+    """Where a step stands."""
+
+    WAITING = "WAITING"
+    READY = "READY"
+    RUNNING = "RUNNING"
+    SUCCESSFUL = "SUCCESSFUL"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+    SKIPPED = "SKIPPED"
+
+
+WAITING, READY, RUNNING = StepStatus.WAITING, StepStatus.READY, StepStatus.RUNNING
+SUCCESSFUL, FAILED = StepStatus.SUCCESSFUL, StepStatus.FAILED
+CANCELED, SKIPPED = StepStatus.CANCELED, StepStatus.SKIPPED
+
+
+class StepState:
+    """One step as it stands. Read it freely; only `Run.apply` writes it."""
+
+    __slots__ = (
+        "attempt",
+        "condition",
+        "dependents",
+        "due_at",
+        "ended_at",
+        "error",
+        "joined",
+        "losses",
+        "name",
+        "number",
+        "opened",
+        "scope",
+        "spec",
+        "started_at",
+        "status",
+        "tries",
+        "value",
+        "waiting_on",
+    )
+
+    def __init__(self, number: int, name: str, spec: Step, scope: int) -> None:
+        self.number, self.name, self.spec, self.scope = number, name, spec, scope
+        self.status = WAITING
+        self.waiting_on = 0  # edges from steps that have not ended
+        self.dependents: list[int] | None = None  # one entry an edge
+        self.joined = False  # a `one succeeded` join that has begun
+        self.condition: bool | None = None
+        self.attempt = 0  # the latest attempt known to have begun
+        self.tries = 0  # attempts that counted, since the last resume
+        self.losses = 0  # in a row
+        self.value: Packed | None = None
+        self.error: Error | None = None
+        self.due_at: float | None = None  # the next try, or the end of a timer
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self.opened: int | None = None  # the scope this step returned
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more happens to the step (a failed one may be resumed)."""
+        return self.status not in (WAITING, READY, RUNNING)
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether an attempt of it may be started or settled."""
+        return self.status is READY or (self.status is RUNNING and self.opened is None)
+
+
+class Scope:
+    """A sub-graph and the step that owns it (None for the run's own graph)."""
+
+    __slots__ = (
+        "catching",
+        "chained",
+        "closed",
+        "count",
+        "first",
+        "followers",
+        "head",
+        "inner",
+        "left",
+        "output",
+        "outputs",
+        "owner",
+        "result",
+    )
+
+    def __init__(self, owner: int | None, first: int, graph: Graph) -> None:
+        self.owner, self.first, self.count = owner, first, len(graph.steps)
+        self.output: int | list[int] = (
+            [first + n for n in graph.output]
+            if isinstance(graph.output, list)
+            else first + graph.output
+        )
+        self.outputs = frozenset(self.output if isinstance(self.output, list) else [self.output])
+        self.left = len(self.outputs)
+        self.catching = -1  # innermost scope, this one included, whose owner catches
+        # A step that is its scope's output and returns steps hands its own place on: the new scope
+        # delivers straight to the owner of the first one (its head), so that a chain of tail calls
+        # stays flat however long it grows.
+        self.head = -1
+        self.chained = 0  # steps between this head's owner and the current output
+        self.followers: list[int] | None = None  # dependents of those steps
+        self.result: Packed | None = None
+        self.inner: list[int] | None = None  # scopes opened by steps of this one
+        self.closed = False
+
+
+class Run:
+    """A run as it stands after the events applied so far."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepState] = []
+        self.scopes: list[Scope] = []
+        self.names: dict[str, int] = {}
+        self.ready: deque[int] = deque()
+        """Steps that became READY and that nobody has taken from here yet."""
+        self.undecided: deque[int] = deque()
+        """Steps that wait only for their condition to be decided."""
+        self.dropped: list[int] = []
+        """Steps whose attempt, if one is under way, is of no use any more."""
+        self.finished: RunStatus | None = None
+        self.error: Error | None = None
+        self.failed_step: int | None = None
+        self.held: str | None = None
+        self.is_paused = False
+        self.cancel_requested = False
+        self.value: Packed | None = None
+        self.unfinished = 0
+        self.succeeded = 0
+        self.adoptions = 0
+        self.generation = 0
+        """Counts adoptions and resumes: what was taken from `ready` before is void after one."""
+        self.submitted_at: float | None = None
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self.warnings: list[str] = []
+        self._open_failures: list[int] = []
+        self._suffixes: dict[str, int] = {}
+        self._due: deque[Event] = deque()
+        self._later: list[tuple[float, int]] = []
+
+    # -- questions ------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> RunStatus:
+        """The run's status, as far as its journal tells."""
+        if self.finished is not None:
+            return self.finished
+        if self.held is not None:
+            return RunStatus.RESUMABLE
+        return RunStatus.PAUSED if self.is_paused else RunStatus.RUNNING
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run goes on by itself."""
+        return self.finished is None and self.held is None
+
+    @property
+    def may_start(self) -> bool:
+        """Whether steps may be started now."""
+        return self.is_open and not self.is_paused and not self.cancel_requested
+
+    def status_of(self, step: StepState) -> StepStatus:
+        """The step's status as people see it: what a canceled run left open is canceled."""
+        if self.finished is RunStatus.CANCELED and not step.is_ended:
+            return CANCELED
+        if step.status is RUNNING and step.opened is not None:
+            # A link of a chain of tail calls ends when the chain does.
+            head = self.scopes[self.scopes[step.opened].head]
+            if head.result is not None:
+                return SUCCESSFUL
+        return step.status
+
+    def find_step(self, name: str) -> StepState | None:
+        """The step of this name, if the run has one (yet)."""
+        number = self.names.get(name)
+        return None if number is None else self.steps[number]
+
+    def value_of(self, number: int) -> Packed | None:
+        """The step's value, or None while (or because) there is none."""
+        step = self.steps[number]
+        if step.value is None and step.opened is not None:
+            return self.scopes[self.scopes[step.opened].head].result
+        return step.value
+
+    def error_of(self, number: int) -> Error | None:
+        """Why the step has no value: its own failure, or that of a step it returned.
+
+        None while its sub-graph may still succeed.
+        """
+        step = self.steps[number]
+        if step.error is not None or step.opened is None or self.finished is not RunStatus.FAILED:
+            return step.error
+        if self.failed_step is None:
+            return None
+        scope = self.scopes[self.steps[self.failed_step].scope]
+        while scope.owner is not None:
+            if scope.owner == number:
+                return self.error
+            scope = self.scopes[self.steps[scope.owner].scope]
+        return None
+
+    def inputs_of(self, number: int) -> list[Packed]:
+        """The values for the step's holes, in order; an absent one arrives as null."""
+        step = self.steps[number]
+        first = self.scopes[step.scope].first
+        values: list[Packed] = []
+        for entry in step.spec.inputs:
+            if type(entry) is int:
+                values.append(self.value_of(first + entry) or NOTHING)
+            elif type(entry) is list:
+                values.append(pack_list([self.value_of(first + n) or NOTHING for n in entry]))
+            elif isinstance(entry, OptionalInput):
+                value = self.value_of(first + entry.step)
+                if value is None and entry.default is not None:
+                    value = bytes(entry.default)
+                values.append(value or NOTHING)
+        return values
+
+    def settle(self) -> Event | None:
+        """The next event that follows from those applied, or None. Record it, apply it, ask again.
+
+        What follows belongs into the commit of its cause.
+        """
+        while self._due:
+            event = self._due[0]
+            if self._still_follows(event):
+                return event
+            self._due.popleft()
+        if not self.is_open:
+            return None
+        if self.cancel_requested:
+            return RunFinished(status=RunStatus.CANCELED)
+        if self.unfinished == 0 and self.steps:
+            return RunFinished(status=RunStatus.SUCCESSFUL)
+        return None
+
+    def due(self, now: float) -> list[Event]:
+        """Let the time be `now`: retries that are due become READY; returns the ends of timers."""
+        ended: list[Event] = []
+        while self._later and self._later[0][0] <= now:
+            due_at, number = heappop(self._later)
+            step = self.steps[number]
+            if step.due_at != due_at or not self.is_open:
+                continue
+            if step.status is WAITING:
+                step.due_at = None
+                self._make_ready(step)
+            elif step.status is RUNNING and isinstance(step.spec.action, Wait):
+                ended.append(WaitEnded(step=number, value=Raw(NOTHING)))
+        return ended
+
+    def next_due(self) -> float | None:
+        """The earliest time at which `due` may have news."""
+        return self._later[0][0] if self._later and self.is_open else None
+
+    def begin_wait(self, number: int, now: float) -> WaitBegun:
+        """The event that begins the READY wait step `number`."""
+        action = self.steps[number].spec.action
+        assert isinstance(action, Wait)
+        until = now + (action.seconds or 0.0) if action.kind is WaitKind.TIMER else None
+        return WaitBegun(step=number, until=until, name=action.name)
+
+    def judge_failure(
+        self, number: int, *, retryable: bool, now: float, luck: float
+    ) -> float | None:
+        """When the step is to be tried again after the try that just failed; None: not again."""
+        step = self.steps[number]
+        policy = step.spec.policy
+        tried = step.tries + 1
+        if not self.may_start or tried >= policy.tries:
+            return None
+        if policy.retry_selected and not retryable:
+            return None
+        return now + policy.delay_s(tried, luck)
+
+    # -- one rule an event ----------------------------------------------------------------------
+
+    def apply(self, event: Event, at: float, graph: Graph | None = None) -> None:
+        """Take `event`, recorded at `at`, into the run; `graph` for events that bring one.
+
+        Raises: ImpossibleEvent if it does not follow from the ones before it.
+        """
+        rule = _RULES[type(event)]
+        if self._due and self._due[0] == event:
+            self._due.popleft()
+        if type(event) is not RunAdopted:
+            self.adoptions = 0
+        rule(self, event, at, graph)
+
+    def _still_follows(self, event: Event) -> bool:
+        if isinstance(event, StepSkipped):
+            return self.steps[event.step].status is WAITING
+        if isinstance(event, ScopeClosed):
+            return not self.steps[event.step].is_ended
+        return self.is_open
+
+    def _submitted(self, event: RunSubmitted, at: float, graph: Graph | None) -> None:
+        if self.steps:
+            raise ImpossibleEvent("a run is submitted once")
+        self.submitted_at = self.started_at = at
+        self.warnings += event.warnings
+        self._open_scope(None, _needed(graph))
+
+    def _adopted(self, event: RunAdopted, at: float, graph: Graph | None) -> None:
+        self.adoptions += 1
+        self.warnings += event.warnings
+        for step in self.steps:
+            if step.status is RUNNING and step.opened is None:
+                if not isinstance(step.spec.action, Wait):
+                    step.status = READY
+        self._refill()
+        if self.adoptions >= MAX_ADOPTIONS and self.is_open:
+            reason = f"it was adopted {self.adoptions} times without getting any further"
+            self._due.append(Quarantined(reason=reason))
+
+    def _resumed(self, event: RunResumed, at: float, graph: Graph | None) -> None:
+        if self.finished is RunStatus.SUCCESSFUL:
+            raise ImpossibleEvent("a successful run is not resumed")
+        was_canceled = self.finished is RunStatus.CANCELED
+        self.finished = self.error = self.failed_step = self.held = self.ended_at = None
+        self.cancel_requested = self.is_paused = False
+        self.started_at = at
+        for number in self._open_failures:
+            step = self.steps[number]
+            step.status, step.error, step.tries = READY, None, 0
+        self._open_failures.clear()
+        for step in self.steps:
+            if step.is_ended:
+                continue
+            step.losses = 0
+            if step.status is WAITING and step.due_at is not None:
+                step.status, step.due_at = READY, None
+            elif was_canceled and step.status is RUNNING and step.opened is None:
+                if not isinstance(step.spec.action, Wait):
+                    step.status = READY
+        self._refill()
+
+    def _started(self, event: StepStarted, at: float, graph: Graph | None) -> None:
+        step = self._open_step(event.step, event.attempt)
+        step.status = RUNNING
+        step.started_at = event.started_at or at
+        self._count_attempt(step, event.attempt)
+
+    def _succeeded(self, event: StepSucceeded, at: float, graph: Graph | None) -> None:
+        step = self._open_step(event.step, event.attempt)
+        self._count_attempt(step, event.attempt)
+        step.started_at = event.started_at or step.started_at or at
+        self._succeed(step, bytes(event.value), at)
+
+    def _failed(self, event: StepFailed, at: float, graph: Graph | None) -> None:
+        step = self._open_step(event.step, event.attempt)
+        self._count_attempt(step, event.attempt)
+        step.started_at = event.started_at or step.started_at or at
+        step.tries += 1
+        step.losses = 0
+        if event.retry_at is not None:
+            step.status, step.due_at = WAITING, event.retry_at
+            heappush(self._later, (event.retry_at, step.number))
+            return
+        self._fail(step, event.error, at)
+
+    def _lost(self, event: StepLost, at: float, graph: Graph | None) -> None:
+        step = self._open_step(event.step, event.attempt)
+        self._count_attempt(step, event.attempt)
+        step.losses += 1
+        self._make_ready(step)
+        if step.losses >= MAX_LOSSES and self.is_open:
+            reason = (
+                f"step {step.name!r} ended its process {step.losses} times in a row"
+                f" (last: {event.reason})"
+            )
+            self._due.append(Quarantined(reason=reason, step=step.number))
+
+    def _skipped(self, event: StepSkipped, at: float, graph: Graph | None) -> None:
+        step = self.steps[event.step]
+        if step.status is not WAITING:
+            raise ImpossibleEvent(f"step {step.name!r} is {step.status} and cannot be skipped")
+        self._end(step, SKIPPED, None, at)
+
+    def _decided(self, event: ConditionDecided, at: float, graph: Graph | None) -> None:
+        step = self.steps[event.step]
+        if step.status is not WAITING or step.condition is not None:
+            raise ImpossibleEvent(f"the condition of step {step.name!r} is decided once")
+        step.condition = event.holds
+        if event.holds:
+            self._make_ready(step)
+        else:
+            self._due.append(StepSkipped(step=step.number, reason="its condition does not hold"))
+
+    def _extended(self, event: GraphExtended, at: float, graph: Graph | None) -> None:
+        step = self._open_step(event.step, event.attempt)
+        self._count_attempt(step, event.attempt)
+        step.started_at = event.started_at or step.started_at or at
+        step.status = RUNNING
+        step.losses = 0
+        self._open_scope(step, _needed(graph))
+
+    def _wait_begun(self, event: WaitBegun, at: float, graph: Graph | None) -> None:
+        step = self._open_step(event.step, None)
+        step.status, step.started_at, step.due_at = RUNNING, at, event.until
+        if event.until is not None:
+            heappush(self._later, (event.until, step.number))
+
+    def _wait_ended(self, event: WaitEnded, at: float, graph: Graph | None) -> None:
+        step = self.steps[event.step]
+        if step.status is not RUNNING or not isinstance(step.spec.action, Wait):
+            raise ImpossibleEvent(f"step {step.name!r} does not wait")
+        step.due_at = None
+        self._succeed(step, bytes(event.value), at)
+
+    def _scope_closed(self, event: ScopeClosed, at: float, graph: Graph | None) -> None:
+        owner = self.steps[event.step]
+        if owner.opened is None or owner.is_ended:
+            raise ImpossibleEvent(f"step {owner.name!r} has no open scope")
+        open_scopes = [owner.opened]
+        while open_scopes:
+            scope = self.scopes[open_scopes.pop()]
+            if scope.closed:
+                continue
+            scope.closed = True
+            open_scopes += scope.inner or ()
+            for step in self.steps[scope.first : scope.first + scope.count]:
+                if not step.is_ended:
+                    if step.may_begin:
+                        self.dropped.append(step.number)
+                    step.status, step.ended_at = CANCELED, at
+                    self.unfinished -= 1
+        self._open_failures = [
+            n for n in self._open_failures if not self.scopes[self.steps[n].scope].closed
+        ]
+        self._end(owner, SUCCESSFUL, pack_caught(None, event.error), at)
+
+    def _canceling(self, event: CancelRequested, at: float, graph: Graph | None) -> None:
+        if self.finished is RunStatus.SUCCESSFUL:
+            raise ImpossibleEvent("a successful run is not canceled")
+        self.cancel_requested = True
+        self.finished = self.held = None
+
+    def _paused(self, event: PauseChanged, at: float, graph: Graph | None) -> None:
+        self.is_paused = event.paused
+
+    def _quarantined(self, event: Quarantined, at: float, graph: Graph | None) -> None:
+        self.held = event.reason
+        self.failed_step = event.step
+
+    def _run_finished(self, event: RunFinished, at: float, graph: Graph | None) -> None:
+        if not self.is_open:
+            raise ImpossibleEvent(f"the run is {self.status} already")
+        self.finished, self.error, self.ended_at = event.status, event.error, at
+        self.failed_step = event.step
+        if event.status is RunStatus.CANCELED:
+            self.dropped += [step.number for step in self.steps if step.may_begin]
+        elif event.status is RunStatus.SUCCESSFUL:
+            self.value = self.scopes[0].result or NOTHING
+
+    # -- what the rules share -------------------------------------------------------------------
+
+    def _open_step(self, number: int, attempt: int | None) -> StepState:
+        step = self.steps[number]
+        if not step.may_begin or self.finished is RunStatus.CANCELED:
+            what = "returned steps" if step.opened is not None else f"is {step.status}"
+            raise ImpossibleEvent(f"step {step.name!r} {what}: no attempt of it can do anything")
+        if attempt is not None and attempt < step.attempt + (step.status is READY):
+            raise ImpossibleEvent(f"attempt {attempt} of step {step.name!r} is not its latest")
+        return step
+
+    def _count_attempt(self, step: StepState, attempt: int) -> None:
+        step.attempt = attempt
+        step.due_at = None
+
+    def _make_ready(self, step: StepState) -> None:
+        step.status = READY
+        self.ready.append(step.number)
+
+    def _refill(self) -> None:
+        self.generation += 1
+        self.ready = deque(step.number for step in self.steps if step.status is READY)
+        self.dropped.clear()
+
+    def _free(self, step: StepState) -> None:
+        """All that the step waited for has ended: READY, unless its condition is undecided."""
+        if step.spec.when is not None and step.condition is None:
+            self.undecided.append(step.number)
+        else:
+            self._make_ready(step)
+
+    def _unique(self, name: str) -> str:
+        if name not in self.names:
+            return name
+        count = self._suffixes.get(name, 0) + 1
+        while (unique := f"{name}_{count}") in self.names:
+            count += 1
+        self._suffixes[name] = count
+        return unique
+
+    def _open_scope(self, owner: StepState | None, graph: Graph) -> None:
+        first, number = len(self.steps), len(self.scopes)
+        scope = Scope(None if owner is None else owner.number, first, graph)
+        scope.head = number
+        if owner is not None:
+            owner.opened = number
+            around = self.scopes[owner.scope]
+            if around.inner is None:
+                around.inner = []
+            around.inner.append(number)
+            scope.catching = number if owner.spec.policy.catch else around.catching
+            is_tail = owner.number == around.output and around.owner is not None
+            if is_tail and not owner.spec.policy.catch and not isinstance(scope.output, list):
+                scope.head = around.head
+                head = self.scopes[scope.head]
+                head.chained += 1
+                if owner.dependents:
+                    head.followers = (head.followers or []) + owner.dependents
+                    owner.dependents = None
+        self.scopes.append(scope)
+        self.unfinished += len(graph.steps)
+        steps = self.steps
+        for position, spec in enumerate(graph.steps, first):
+            name = self._unique(spec.name)
+            self.names[name] = position
+            steps.append(StepState(position, name, spec, number))
+        for step in steps[first:]:
+            for source in step.spec.upstream():
+                upstream = steps[first + source]
+                if upstream.dependents is None:
+                    upstream.dependents = [step.number]
+                else:
+                    upstream.dependents.append(step.number)
+                step.waiting_on += 1
+            if step.waiting_on == 0:
+                self._free(step)
+
+    def _end(self, step: StepState, status: StepStatus, value: Packed | None, at: float) -> None:
+        """End the step, and every owner whose output that settles."""
+        while True:
+            step.status, step.value, step.ended_at = status, value, at
+            step.losses = 0
+            self._count_ended(1, step.dependents, status)
+            scope = self.scopes[step.scope]
+            is_pair = step.spec.policy.catch
+            if isinstance(scope.output, list):
+                if step.number not in scope.outputs:
+                    return
+                scope.left -= 1
+                if scope.left:
+                    return
+                value = pack_list([self.value_of(n) or NOTHING for n in scope.output])
+                status, is_pair = SUCCESSFUL, False
+            elif scope.output != step.number:
+                return
+            head = self.scopes[scope.head]
+            head.result = value
+            if head.owner is None:
+                return
+            self._count_ended(head.chained, head.followers, status)
+            step = self.steps[head.owner]
+            # One flat pair: an output step that catches itself has made the pair already.
+            if value is not None and step.spec.policy.catch and not is_pair:
+                value = pack_caught(value, None)
+
+    def _count_ended(self, count: int, dependents: list[int] | None, status: StepStatus) -> None:
+        self.unfinished -= count
+        if status is SUCCESSFUL:
+            self.succeeded += count
+        if dependents:
+            self._count_down(dependents, status)
+
+    def _succeed(self, step: StepState, value: Packed, at: float) -> None:
+        self._end(
+            step, SUCCESSFUL, pack_caught(value, None) if step.spec.policy.catch else value, at
+        )
+
+    def _fail(self, step: StepState, error: Error, at: float) -> None:
+        """The step has failed for good; its failure becomes a value, is borne, or climbs."""
+        step.error = error
+        if step.spec.policy.catch:
+            self._end(step, SUCCESSFUL, pack_caught(None, error), at)
+            return
+        readers = step.dependents or ()
+        is_borne = step.number not in self.scopes[step.scope].outputs and all(
+            self.steps[n].spec.join is not Join.ALL_SUCCEEDED for n in readers
+        )
+        if readers and is_borne:
+            self._end(step, FAILED, None, at)
+            return
+        step.status, step.ended_at = FAILED, at
+        self._open_failures.append(step.number)
+        self._climb(step, error)
+
+    def _climb(self, step: StepState, error: Error) -> None:
+        catching = self.scopes[step.scope].catching
+        if catching < 0:
+            finished = RunFinished(status=RunStatus.FAILED, error=error, step=step.number)
+            self._due.append(finished)
+        else:
+            owner = self.scopes[catching].owner
+            assert owner is not None
+            self._due.append(ScopeClosed(step=owner, error=error, failed=step.number))
+
+    def _count_down(self, dependents: Iterable[int], status: StepStatus) -> None:
+        stuck: list[StepState] = []
+        for number in dependents:
+            step = self.steps[number]
+            step.waiting_on -= 1
+            if step.status is not WAITING or step.due_at is not None:
+                continue
+            join = step.spec.join
+            if join is Join.ONE_SUCCEEDED:
+                if status is SUCCESSFUL and not step.joined:
+                    step.joined = True
+                    self._free(step)
+                elif step.waiting_on == 0 and not step.joined:
+                    stuck.append(step)
+            elif join is Join.ALL_DONE or status is SUCCESSFUL or self._bears_absence(step):
+                if step.waiting_on == 0:
+                    self._free(step)
+            else:
+                self._due.append(StepSkipped(step=number, reason="an input was skipped"))
+        for step in stuck:
+            self._none_succeeded(step)
+
+    def _bears_absence(self, step: StepState) -> bool:
+        """Whether every ended input without a value has a default."""
+        first = self.scopes[step.scope].first
+        with_default = {
+            first + entry.step
+            for entry in step.spec.inputs
+            if isinstance(entry, OptionalInput) and entry.default is not None
+        }
+        return all(
+            first + n in with_default
+            for n in step.spec.upstream()
+            if self.steps[first + n].status in (SKIPPED, FAILED)
+        )
+
+    def _none_succeeded(self, step: StepState) -> None:
+        """No input of a `one succeeded` join succeeded: the failures climb, or it is skipped."""
+        first = self.scopes[step.scope].first
+        sources = {first + n for n in step.spec.upstream()}
+        failed = [self.steps[n] for n in sorted(sources) if self.steps[n].status is FAILED]
+        if not failed:
+            self._due.append(StepSkipped(step=step.number, reason="none of its inputs succeeded"))
+            return
+        # Nobody bears these failures after all: they are open again, for a resume to try afresh.
+        for source in failed:
+            if source.number in self._open_failures:
+                continue
+            self._open_failures.append(source.number)
+            self.unfinished += 1
+            for number in source.dependents or ():
+                self.steps[number].waiting_on += 1
+        assert failed[0].error is not None
+        self._climb(failed[0], failed[0].error)
+
+
+def _needed(graph: Graph | None) -> Graph:
+    if graph is None:
+        raise ImpossibleEvent("the event names a graph that is not there")
+    return graph
+
+
+_RULES: dict[type[Event], Callable[..., None]] = {
+    RunSubmitted: Run._submitted,
+    RunAdopted: Run._adopted,
+    RunResumed: Run._resumed,
+    StepStarted: Run._started,
+    StepSucceeded: Run._succeeded,
+    StepFailed: Run._failed,
+    StepLost: Run._lost,
+    StepSkipped: Run._skipped,
+    ConditionDecided: Run._decided,
+    GraphExtended: Run._extended,
+    WaitBegun: Run._wait_begun,
+    WaitEnded: Run._wait_ended,
+    ScopeClosed: Run._scope_closed,
+    CancelRequested: Run._canceling,
+    PauseChanged: Run._paused,
+    Quarantined: Run._quarantined,
+    RunFinished: Run._run_finished,
+}
+
+
+def fold(events: Iterable[tuple[float, Event]], graphs: Mapping[str, Graph]) -> Run:
+    """The run as it stands after `events` (time and event, oldest first).
+
+    Starting, resuming after a crash and drawing a page all call this. `graphs` holds the graphs
+    that the events name.
+
+    Raises: ImpossibleEvent if an event does not follow from the ones before it.
+    """
+    run = Run()
+    for at, event in events:
+        graph = graphs[event.graph] if isinstance(event, RunSubmitted | GraphExtended) else None
+        run.apply(event, at, graph)
+    return run

@@ -1,0 +1,130 @@
+"""Every error of Weftline, as one tree under `WeftlineError`.
+
+A message names the thing, says what is wrong and what to do next. Where users of Ray Workflow
+expect a built-in class (ValueError, RuntimeError, TypeError), the error derives from it as well.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The text `; did you mean 'x'?`, or nothing when no known word is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class WeftlineError(Exception):
+    """The root: `except WeftlineError` catches all that Weftline itself raises."""
+
+
+# -- what a person wrote ------------------------------------------------------------------------
+
+
+class InvalidWorkflow(WeftlineError, ValueError):
+    """A graph cannot run as it is written; the message lists every problem found."""
+
+
+class InvalidOption(WeftlineError, ValueError):
+    """An option of a step, a run or `init` is unknown or has a value that cannot be used."""
+
+
+class NotPicklable(WeftlineError, ValueError):
+    """A function, an argument or a result cannot be turned into bytes; says which one and why."""
+
+
+class ResourcesUnavailable(WeftlineError, ValueError):
+    """A step asks for more than this machine was declared to have."""
+
+
+class InvalidSettings(WeftlineError, ValueError):
+    """A setting of the process (argument, environment variable or weftline.toml) cannot be used."""
+
+
+# -- runs ---------------------------------------------------------------------------------------
+
+
+class WorkflowError(WeftlineError):
+    """Something about one run; `workflow_id` names it."""
+
+    def __init__(self, message: str, workflow_id: str | None = None) -> None:
+        super().__init__(message)
+        self.workflow_id = workflow_id
+
+
+class WorkflowNotFoundError(WorkflowError, ValueError):
+    """No run has this id."""
+
+
+class StepNotFoundError(WorkflowError, ValueError):
+    """The run has no step of this name."""
+
+
+class WorkflowRunningError(WorkflowError, RuntimeError, ValueError):
+    """The run is being driven right now, so it can neither be started again nor deleted."""
+
+
+class WorkflowNotResumableError(WorkflowError, ValueError):
+    """The run is in a state from which this call cannot go on; the message tells what can."""
+
+
+class WorkflowExecutionError(WorkflowError, RuntimeError):
+    """A run ended badly and the original exception cannot be raised here.
+
+    `error_type`, `error_text` and `traceback` hold what is known of the cause.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        workflow_id: str | None = None,
+        *,
+        error_type: str | None = None,
+        error_text: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        super().__init__(message, workflow_id)
+        self.error_type, self.error_text, self.traceback = error_type, error_text, traceback
+
+
+class WorkflowCanceledError(WorkflowExecutionError):
+    """The run was canceled before it had a result."""
+
+
+class StepTimeoutError(WeftlineError, TimeoutError):
+    """A step ran longer than its `timeout_s`; its process was ended."""
+
+
+# -- what is stored -----------------------------------------------------------------------------
+
+
+class StorageError(WeftlineError):
+    """The home (database or object store) cannot do what is asked of it."""
+
+
+class StorageFull(StorageError, OSError):
+    """No space is left where the home is; nothing half-written remains, free some and resume."""
+
+
+class NewerHome(StorageError):
+    """The home was written by a newer Weftline."""
+
+
+class CommitUnknown(StorageError):
+    """Whether a commit took place is not known; the engine reads back before anything else."""
+
+
+class ObjectNotFound(StorageError):
+    """The object store has no object of this name."""
+
+
+class ObjectDamaged(StorageError):
+    """The content of a stored object does not match its name."""
+
+
+class VersionMismatch(WeftlineError):
+    """The interpreter of a run has another Weftline than the engine that drives it."""
+
+
+class ImpossibleEvent(WeftlineError):
+    """An event does not follow from the ones before it: the journal or the engine is wrong."""

@@ -1,0 +1,349 @@
+"""What Weftline needs from outside, in its own words. Adapters fulfil these; features call them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from weftline.core.actions import PythonCall
+from weftline.core.environment import Environment
+from weftline.core.events import LogRange, RunStatus
+from weftline.core.policy import Placement
+from weftline.core.values import Error, Packed
+
+# -- large values -------------------------------------------------------------------------------
+
+
+class ObjectWriter(Protocol):
+    """One object being written; nothing is visible before `commit`."""
+
+    def write(self, part: bytes | bytearray | memoryview) -> int: ...
+
+    def commit(self) -> str:
+        """Make the object durable and return its name."""
+        ...
+
+    def abort(self) -> None: ...
+
+
+class ObjectStore(Protocol):
+    """Keeps large values: datasets, models, step outputs, code.
+
+    An object is named by the SHA-256 of its content (64 lower-case hex digits), so it never
+    changes once written, and storing it again is safe. When `put` or `ObjectWriter.commit`
+    returns, the object survives a power cut.
+
+    Raises: StorageFull when there is no space left; nothing is half-written then.
+    """
+
+    def put(self, content: bytes) -> str: ...
+
+    def writer(self) -> ObjectWriter:
+        """For content that does not fit into memory twice: write parts, then commit."""
+        ...
+
+    def read(self, name: str) -> memoryview:
+        """The whole content, mapped into memory where that is possible; private to the caller and
+        writable: changing it never changes the object.
+
+        Raises: ObjectNotFound, ObjectDamaged if its content does not match its name.
+        """
+        ...
+
+    def exists(self, name: str) -> bool: ...
+
+    def delete(self, name: str) -> None:
+        """Remove the object; none of that name is no error."""
+        ...
+
+
+# -- time ---------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """What tells the time; the standard library's `time` module is one."""
+
+    def time(self) -> float:
+        """Seconds since 1970, for what is recorded."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never jump, for durations."""
+        ...
+
+
+# -- the journal --------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """One event as it is stored. `seq` counts from 1 within its run, without gaps."""
+
+    seq: int
+    at: float
+    kind: str
+    body: bytes
+
+
+class Summary(Struct, kw_only=True):
+    """What lists of runs show, so that they need not fold a journal."""
+
+    status: RunStatus
+    steps: int
+    succeeded: int
+    started_at: float | None = None
+    ended_at: float | None = None
+    wake_at: float | None = None
+    error: Error | None = None
+    value: Packed | None = None
+
+
+class Creation(Struct, frozen=True, kw_only=True):
+    """What is said once, when a run is submitted."""
+
+    workflow: str
+    created_at: float
+    environment: Environment
+    metadata: dict[str, Any]
+    detached: bool = False
+    parent: str | None = None
+
+
+class RunChange(Struct, kw_only=True):
+    """One run's part of a batch. All of it is written, or none.
+
+    With `creation` the run is new: it gets epoch 1 and `engine` as its owner, and the change is
+    refused when the id is taken. Else the change is refused unless the stored epoch is `epoch`
+    and the run's last seq is the one before the first entry. With `takes` the run's epoch is
+    raised by one and `engine` becomes its owner (None: it has no owner from now on).
+    """
+
+    run_id: str
+    epoch: int
+    entries: Sequence[Entry]
+    summary: Summary
+    creation: Creation | None = None
+    takes: bool = False
+    engine: str | None = None
+
+
+class Batch(Struct, kw_only=True):
+    """Everything that happened in all runs since the last commit.
+
+    `graphs` are stored before they are named, in pages, by content hash; one that is there
+    already is left alone. `objects` says which run holds which object.
+    """
+
+    changes: list[RunChange]
+    graphs: list[tuple[str, list[bytes]]] = []
+    objects: list[tuple[str, str]] = []
+
+
+class RunRecord(Struct, frozen=True, kw_only=True):
+    """A run as its row tells. `last_seq` is the seq of its newest event."""
+
+    run_id: str
+    creation: Creation
+    summary: Summary
+    epoch: int
+    engine: str | None
+    last_seq: int
+
+
+class Journal(Protocol):
+    """The events of all runs, written by the engines that own them.
+
+    Raises (all calls): StorageFull, StorageError.
+    """
+
+    def commit(self, batch: Batch) -> set[str]:
+        """Write the batch durably; ids of the runs whose change was refused, and left out.
+
+        Raises: StorageFull (nothing was written), CommitUnknown (it may have been).
+        """
+        ...
+
+    def read(self, run_id: str, after_seq: int = 0) -> tuple[RunRecord, list[Entry]] | None:
+        """The run and its events behind `after_seq`, oldest first, as of one moment."""
+        ...
+
+    def read_graph(self, graph_hash: str) -> list[bytes]:
+        """The pages of a graph, in order. Raises: StorageError if there is none."""
+        ...
+
+    def register(self, engine: str) -> None:
+        """From now on, until `release` or this process's end, `engine` counts as alive."""
+        ...
+
+    def release(self, engine: str) -> None: ...
+
+    def is_alive(self, engine: str) -> bool: ...
+
+
+class RunCatalogue(Protocol):
+    """What can be asked of all runs, and the one thing done to a run from outside."""
+
+    def find_run(self, run_id: str) -> RunRecord | None: ...
+
+    def list_runs(
+        self,
+        *,
+        statuses: Iterable[RunStatus] | None = None,
+        workflow: str | None = None,
+        limit: int | None = None,
+        before: float | None = None,
+    ) -> list[RunRecord]:
+        """Newest first. `statuses` are compared as stored (a RUNNING run may have lost its
+        engine); `before` pages: only runs created earlier than this time."""
+        ...
+
+    def delete_run(self, run_id: str, epoch: int) -> bool:
+        """Forget the run unless its epoch changed; whether it was there to be forgotten.
+
+        Graphs that no other run names go with it.
+        """
+        ...
+
+    def change_count(self) -> int:
+        """A number that differs after any other process has committed; costs microseconds."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is open; the journal is not used afterwards."""
+        ...
+
+
+# -- where attempts happen ----------------------------------------------------------------------
+
+
+class Lane(NamedTuple):
+    """Attempts that are alike for an executor: same environment, code and placement."""
+
+    environment: Environment
+    function: str
+    placement: Placement
+
+
+class Attempt(Struct, kw_only=True):
+    """One try of one step, handed to an executor. `key` is unique within the engine."""
+
+    key: int
+    run_id: str
+    step: str
+    number: int
+    call: PythonCall
+    inputs: list[Packed]
+    timeout_s: float | None = None
+    forward: bool = False
+    """Whether the lines it prints are wanted as they come (`Printed`)."""
+
+
+class Started(Struct, frozen=True):
+    """The attempt has been running for a moment (told once, for attempts that take long)."""
+
+    key: int
+    at: float
+    worker: str
+    log: LogRange | None = None
+
+
+class Done(Struct, frozen=True, kw_only=True):
+    """What all ends of an attempt tell. Times in seconds since 1970."""
+
+    key: int
+    started_at: float = 0.0
+    worker: str = ""
+    log: LogRange | None = None
+
+
+class Succeeded(Done, frozen=True, kw_only=True):
+    """The function returned; `objects` are those the value cannot be read without."""
+
+    value: Packed
+    preview: str | None = None
+    objects: tuple[str, ...] = ()
+
+
+class Extended(Done, frozen=True, kw_only=True):
+    """The function returned steps; `pages` hold their graph, as `core.graph` steps in msgpack."""
+
+    graph: str
+    pages: list[bytes]
+    output: int | list[int]
+    objects: tuple[str, ...] = ()
+
+
+class Failed(Done, frozen=True, kw_only=True):
+    """The function raised, or its arguments or result could not be carried."""
+
+    error: Error
+    retryable: bool = True
+    """Whether the step's `retry_on` matches."""
+    objects: tuple[str, ...] = ()
+
+
+class TimedOut(Done, frozen=True, kw_only=True):
+    """It ran longer than its limit and was ended."""
+
+    after_s: float
+
+
+class Lost(Done, frozen=True, kw_only=True):
+    """Its process died under it."""
+
+    reason: str
+
+
+class GivenBack(Done, frozen=True, kw_only=True):
+    """It was not begun, or is not known to have been: start it again, nothing has happened."""
+
+
+class Printed(NamedTuple):
+    """Output of an attempt that asked for it. `stream` is `stdout` or `stderr`."""
+
+    key: int
+    stream: str
+    text: str
+
+
+class Refused(Struct, frozen=True, kw_only=True):
+    """A whole environment cannot be used: its interpreter is gone, or has another Weftline."""
+
+    environment: Environment
+    reason: str
+
+
+Report = Started | Succeeded | Extended | Failed | TimedOut | Lost | GivenBack | Printed | Refused
+
+
+class Executor(Protocol):
+    """Carries attempts out and reports what becomes of them. Used by one thread, but for `wake`."""
+
+    def check(self, placement: Placement) -> str | None:
+        """Why such a step could never run here, or None."""
+        ...
+
+    def room(self, lane: Lane) -> int:
+        """How many more attempts of this lane would be welcome now. Costs microseconds."""
+        ...
+
+    def start(self, lane: Lane, attempts: list[Attempt]) -> None:
+        """Take on at most `room(lane)` attempts; each is reported on until it is done."""
+        ...
+
+    def wait(self, timeout_s: float | None) -> list[Report]:
+        """What happened, oldest first; returns at once when there is news or after `wake`, and
+        after `timeout_s` (None: no limit) at the latest."""
+        ...
+
+    def wake(self) -> None:
+        """Make `wait` return soon; may be called from any thread, cheap when repeated."""
+        ...
+
+    def kill(self, keys: set[int]) -> None:
+        """End these attempts, running or not, and what they started; nothing more is reported on
+        them. Others that have to make way are reported as `GivenBack`."""
+        ...
+
+    def close(self) -> None:
+        """End everything that was started."""
+        ...
