@@ -76,6 +76,7 @@ def problems_of(graph: Graph) -> list[str]:
     count = len(graph.steps)
     found = [] if count else ["the graph has no step"]
     outputs = graph.output if isinstance(graph.output, list) else [graph.output]
+    found += [] if outputs else ["the graph has no output"]
     found += [f"the output {n} is not a step" for n in outputs if not 0 <= n < count]
     for step in graph.steps:
         found += [

@@ -22,6 +22,8 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def delay_s(self, tried: int, luck: float) -> float:
         """Seconds to wait after `tried` tries; `luck` in [0, 1) is the random share."""
+        if not self.retry_delay_s:
+            return 0.0
         try:
             wait = self.retry_delay_s * self.retry_backoff ** (tried - 1)
         except OverflowError:

@@ -78,6 +78,7 @@ class StepState:
         "ended_at",
         "error",
         "joined",
+        "lacks",
         "losses",
         "name",
         "number",
@@ -97,6 +98,7 @@ class StepState:
         self.waiting_on = 0  # edges from steps that have not ended
         self.dependents: list[int] | None = None  # one entry an edge
         self.joined = False  # a `one succeeded` join that has begun
+        self.lacks = False  # an input ended without a value
         self.condition: bool | None = None
         self.attempt = 0  # the latest attempt known to have begun
         self.tries = 0  # attempts that counted, since the last resume
@@ -116,7 +118,11 @@ class StepState:
     @property
     def may_begin(self) -> bool:
         """Whether an attempt of it may be started or settled."""
-        return self.status is READY or (self.status is RUNNING and self.opened is None)
+        if self.status is RUNNING:
+            return self.opened is None
+        # That the time of a retry has come is no event: in a journal the next attempt of a step
+        # stands right behind the failed one.
+        return self.status is READY or (self.status is WAITING and self.due_at is not None)
 
 
 class Scope:
@@ -127,6 +133,7 @@ class Scope:
         "chained",
         "closed",
         "count",
+        "delivered",
         "first",
         "followers",
         "head",
@@ -155,6 +162,7 @@ class Scope:
         self.chained = 0  # steps between this head's owner and the current output
         self.followers: list[int] | None = None  # dependents of those steps
         self.result: Packed | None = None
+        self.delivered = False  # whether the output has ended; for heads
         self.inner: list[int] | None = None  # scopes opened by steps of this one
         self.closed = False
 
@@ -216,14 +224,17 @@ class Run:
 
     def status_of(self, step: StepState) -> StepStatus:
         """The step's status as people see it: what a canceled run left open is canceled."""
+        if self._is_ended_link(step):
+            return SKIPPED if self.value_of(step.number) is None else SUCCESSFUL
         if self.finished is RunStatus.CANCELED and not step.is_ended:
             return CANCELED
-        if step.status is RUNNING and step.opened is not None:
-            # A link of a chain of tail calls ends when the chain does.
-            head = self.scopes[self.scopes[step.opened].head]
-            if head.result is not None:
-                return SUCCESSFUL
         return step.status
+
+    def _is_ended_link(self, step: StepState) -> bool:
+        """Whether the step is a link of a chain of tail calls that has ended, and it with it."""
+        if step.status is not RUNNING or step.opened is None:
+            return False
+        return self.scopes[self.scopes[step.opened].head].delivered
 
     def find_step(self, name: str) -> StepState | None:
         """The step of this name, if the run has one (yet)."""
@@ -292,10 +303,12 @@ class Run:
     def due(self, now: float) -> list[Event]:
         """Let the time be `now`: retries that are due become READY; returns the ends of timers."""
         ended: list[Event] = []
+        if not self.is_open:
+            return ended
         while self._later and self._later[0][0] <= now:
             due_at, number = heappop(self._later)
             step = self.steps[number]
-            if step.due_at != due_at or not self.is_open:
+            if step.due_at != due_at:
                 continue
             if step.status is WAITING:
                 step.due_at = None
@@ -322,7 +335,7 @@ class Run:
         step = self.steps[number]
         policy = step.spec.policy
         tried = step.tries + 1
-        if not self.may_start or tried >= policy.tries:
+        if not self.is_open or self.cancel_requested or tried >= policy.tries:
             return None
         if policy.retry_selected and not retryable:
             return None
@@ -336,6 +349,10 @@ class Run:
         Raises: ImpossibleEvent if it does not follow from the ones before it.
         """
         rule = _RULES[type(event)]
+        # What did not follow any more when its turn came was not recorded; it must not wait here
+        # until a resume makes it look as if it did.
+        while self._due and self._due[0] != event and not self._still_follows(self._due[0]):
+            self._due.popleft()
         if self._due and self._due[0] == event:
             self._due.popleft()
         if type(event) is not RunAdopted:
@@ -427,13 +444,13 @@ class Run:
             self._due.append(Quarantined(reason=reason, step=step.number))
 
     def _skipped(self, event: StepSkipped, at: float, graph: Graph | None) -> None:
-        step = self.steps[event.step]
+        step = self._step(event.step)
         if step.status is not WAITING:
             raise ImpossibleEvent(f"step {step.name!r} is {step.status} and cannot be skipped")
         self._end(step, SKIPPED, None, at)
 
     def _decided(self, event: ConditionDecided, at: float, graph: Graph | None) -> None:
-        step = self.steps[event.step]
+        step = self._step(event.step)
         if step.status is not WAITING or step.condition is not None:
             raise ImpossibleEvent(f"the condition of step {step.name!r} is decided once")
         step.condition = event.holds
@@ -457,14 +474,15 @@ class Run:
             heappush(self._later, (event.until, step.number))
 
     def _wait_ended(self, event: WaitEnded, at: float, graph: Graph | None) -> None:
-        step = self.steps[event.step]
-        if step.status is not RUNNING or not isinstance(step.spec.action, Wait):
+        step = self._step(event.step)
+        is_waiting = step.status is RUNNING and isinstance(step.spec.action, Wait)
+        if not is_waiting or self.finished is RunStatus.CANCELED:
             raise ImpossibleEvent(f"step {step.name!r} does not wait")
         step.due_at = None
         self._succeed(step, bytes(event.value), at)
 
     def _scope_closed(self, event: ScopeClosed, at: float, graph: Graph | None) -> None:
-        owner = self.steps[event.step]
+        owner = self._step(event.step)
         if owner.opened is None or owner.is_ended:
             raise ImpossibleEvent(f"step {owner.name!r} has no open scope")
         open_scopes = [owner.opened]
@@ -475,14 +493,14 @@ class Run:
             scope.closed = True
             open_scopes += scope.inner or ()
             for step in self.steps[scope.first : scope.first + scope.count]:
-                if not step.is_ended:
+                if not step.is_ended and not self._is_ended_link(step):
                     if step.may_begin:
                         self.dropped.append(step.number)
                     step.status, step.ended_at = CANCELED, at
                     self.unfinished -= 1
-        self._open_failures = [
-            n for n in self._open_failures if not self.scopes[self.steps[n].scope].closed
-        ]
+        still_open = [n for n in self._open_failures if not self.scopes[self.steps[n].scope].closed]
+        self.unfinished -= len(self._open_failures) - len(still_open)
+        self._open_failures = still_open
         self._end(owner, SUCCESSFUL, pack_caught(None, event.error), at)
 
     def _canceling(self, event: CancelRequested, at: float, graph: Graph | None) -> None:
@@ -510,12 +528,17 @@ class Run:
 
     # -- what the rules share -------------------------------------------------------------------
 
+    def _step(self, number: int) -> StepState:
+        if not 0 <= number < len(self.steps):
+            raise ImpossibleEvent(f"the run has no step number {number}")
+        return self.steps[number]
+
     def _open_step(self, number: int, attempt: int | None) -> StepState:
-        step = self.steps[number]
+        step = self._step(number)
         if not step.may_begin or self.finished is RunStatus.CANCELED:
             what = "returned steps" if step.opened is not None else f"is {step.status}"
             raise ImpossibleEvent(f"step {step.name!r} {what}: no attempt of it can do anything")
-        if attempt is not None and attempt < step.attempt + (step.status is READY):
+        if attempt is not None and attempt < step.attempt + (step.status is not RUNNING):
             raise ImpossibleEvent(f"attempt {attempt} of step {step.name!r} is not its latest")
         return step
 
@@ -565,7 +588,8 @@ class Run:
                 head = self.scopes[scope.head]
                 head.chained += 1
                 if owner.dependents:
-                    head.followers = (head.followers or []) + owner.dependents
+                    head.followers = head.followers or []
+                    head.followers += owner.dependents
                     owner.dependents = None
         self.scopes.append(scope)
         self.unfinished += len(graph.steps)
@@ -604,7 +628,7 @@ class Run:
             elif scope.output != step.number:
                 return
             head = self.scopes[scope.head]
-            head.result = value
+            head.result, head.delivered = value, True
             if head.owner is None:
                 return
             self._count_ended(head.chained, head.followers, status)
@@ -666,11 +690,14 @@ class Run:
                     self._free(step)
                 elif step.waiting_on == 0 and not step.joined:
                     stuck.append(step)
-            elif join is Join.ALL_DONE or status is SUCCESSFUL or self._bears_absence(step):
-                if step.waiting_on == 0:
-                    self._free(step)
-            else:
+                continue
+            step.lacks |= status is not SUCCESSFUL
+            if step.waiting_on:
+                continue
+            if join is Join.ALL_SUCCEEDED and step.lacks and not self._bears_absence(step):
                 self._due.append(StepSkipped(step=number, reason="an input was skipped"))
+            else:
+                self._free(step)
         for step in stuck:
             self._none_succeeded(step)
 
