@@ -335,7 +335,8 @@ class Run:
         step = self.steps[number]
         policy = step.spec.policy
         tried = step.tries + 1
-        if not self.is_open or self.cancel_requested or tried >= policy.tries:
+        # Nothing starts in a run that is over, but what it was left with must not depend on when.
+        if self.cancel_requested or tried >= policy.tries:
             return None
         if policy.retry_selected and not retryable:
             return None
@@ -662,19 +663,29 @@ class Run:
         if readers and is_borne:
             self._end(step, FAILED, None, at)
             return
+        catching = self._catcher(step)
+        if catching is not None and catching.is_ended:
+            # Its scope has delivered: a step that nobody reads failed too late to matter.
+            self._end(step, FAILED, None, at)
+            return
         step.status, step.ended_at = FAILED, at
         self._open_failures.append(step.number)
         self._climb(step, error)
 
-    def _climb(self, step: StepState, error: Error) -> None:
+    def _catcher(self, step: StepState) -> StepState | None:
+        """The step that catches what this one fails of; None: it fails the run."""
         catching = self.scopes[step.scope].catching
-        if catching < 0:
+        owner = None if catching < 0 else self.scopes[catching].owner
+        return None if owner is None else self.steps[owner]
+
+    def _climb(self, step: StepState, error: Error) -> None:
+        catcher = self._catcher(step)
+        if catcher is None:
             finished = RunFinished(status=RunStatus.FAILED, error=error, step=step.number)
             self._due.append(finished)
         else:
-            owner = self.scopes[catching].owner
-            assert owner is not None
-            self._due.append(ScopeClosed(step=owner, error=error, failed=step.number))
+            closed = ScopeClosed(step=catcher.number, error=error, failed=step.number)
+            self._due.append(closed)
 
     def _count_down(self, dependents: Iterable[int], status: StepStatus) -> None:
         stuck: list[StepState] = []

@@ -1,0 +1,1 @@
+"""Where the events of all runs are kept: in memory, or in SQLite below a home folder."""

@@ -1,0 +1,182 @@
+"""A journal that lives and ends with its process: for tests, and for runs nobody wants kept."""
+
+import copy
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from weftline.core.events import RunStatus
+from weftline.errors import StorageError
+from weftline.ports import Batch, Creation, Entry, RunChange, RunRecord, Summary
+
+_NAMES_GRAPH = ("RunSubmitted", "GraphExtended")
+
+
+class _GraphName(msgspec.Struct):
+    """What is read of an event that names a graph."""
+
+    graph: str
+
+
+@dataclass(slots=True)
+class _StoredRun:
+    number: int
+    creation: Creation
+    metadata: bytes  # JSON, so that nobody shares a dictionary with the journal
+    summary: Summary
+    epoch: int
+    engine: str | None
+    entries: list[Entry]
+    objects: set[str]
+
+
+class MemoryJournal:
+    """The events of all runs in dictionaries, behind one lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs: dict[str, _StoredRun] = {}
+        self._graphs: dict[str, list[bytes]] = {}
+        self._engines: set[str] = set()
+        self._created = 0
+        self._changes = 0
+
+    # -- Journal ----------------------------------------------------------------------------
+
+    def commit(self, batch: Batch) -> set[str]:
+        # Whatever can fail does so before anything is changed.
+        metadata = [
+            b"" if change.creation is None else msgspec.json.encode(change.creation.metadata)
+            for change in batch.changes
+        ]
+        refused = set()
+        with self._lock:
+            self._changes += 1
+            for graph, pages in batch.graphs:
+                self._graphs.setdefault(graph, list(pages))
+            for change, encoded in zip(batch.changes, metadata, strict=True):
+                if not self._apply(change, encoded):
+                    refused.add(change.run_id)
+            for run_id, name in batch.objects:
+                if run_id not in refused and run_id in self._runs:
+                    self._runs[run_id].objects.add(name)
+        return refused
+
+    def _apply(self, change: RunChange, metadata: bytes) -> bool:
+        run = self._runs.get(change.run_id)
+        first = change.entries[0].seq if change.entries else None
+        if change.creation is not None:
+            if run is not None or first not in (1, None):
+                return False
+            self._created += 1
+            self._runs[change.run_id] = _StoredRun(
+                number=self._created,
+                creation=change.creation,
+                metadata=metadata,
+                summary=copy.copy(change.summary),
+                epoch=1,
+                engine=change.engine,
+                entries=list(change.entries),
+                objects=set(),
+            )
+            return True
+        if run is None or run.epoch != change.epoch or first not in (len(run.entries) + 1, None):
+            return False
+        run.entries.extend(change.entries)
+        run.summary = copy.copy(change.summary)
+        if change.takes:
+            run.epoch += 1
+            run.engine = change.engine
+        return True
+
+    def read(self, run_id: str, after_seq: int = 0) -> tuple[RunRecord, list[Entry]] | None:
+        with self._lock:
+            run = self._runs.get(run_id)
+            return None if run is None else (_record(run_id, run), run.entries[after_seq:])
+
+    def read_graph(self, graph_hash: str) -> list[bytes]:
+        with self._lock:
+            pages = self._graphs.get(graph_hash)
+        if pages is None:
+            raise StorageError(f"the journal has no graph {graph_hash}")
+        return list(pages)
+
+    def register(self, engine: str) -> None:
+        with self._lock:
+            self._engines.add(engine)
+
+    def release(self, engine: str) -> None:
+        with self._lock:
+            self._engines.discard(engine)
+
+    def is_alive(self, engine: str) -> bool:
+        with self._lock:
+            return engine in self._engines
+
+    # -- RunCatalogue -----------------------------------------------------------------------
+
+    def find_run(self, run_id: str) -> RunRecord | None:
+        with self._lock:
+            run = self._runs.get(run_id)
+            return None if run is None else _record(run_id, run)
+
+    def list_runs(
+        self,
+        *,
+        statuses: Iterable[RunStatus] | None = None,
+        workflow: str | None = None,
+        limit: int | None = None,
+        before: float | None = None,
+    ) -> list[RunRecord]:
+        wanted = None if statuses is None else set(statuses)
+        with self._lock:
+            found = [
+                (run.creation.created_at, run.number, run_id)
+                for run_id, run in self._runs.items()
+                if (wanted is None or run.summary.status in wanted)
+                and (workflow is None or run.creation.workflow == workflow)
+                and (before is None or run.creation.created_at < before)
+            ]
+            found.sort(reverse=True)
+            return [_record(run_id, self._runs[run_id]) for _, _, run_id in found[:limit]]
+
+    def delete_run(self, run_id: str, epoch: int) -> bool:
+        with self._lock:
+            run = self._runs.get(run_id)
+            if run is None or run.epoch != epoch:
+                return False
+            del self._runs[run_id]
+            self._changes += 1
+            named = {name for other in self._runs.values() for name in _graphs_of(other)}
+            for graph in _graphs_of(run) - named:
+                self._graphs.pop(graph, None)
+            return True
+
+    def change_count(self) -> int:
+        return self._changes
+
+    def close(self) -> None:
+        with self._lock:
+            self._engines.clear()
+
+
+def _record(run_id: str, run: _StoredRun) -> RunRecord:
+    metadata = msgspec.json.decode(run.metadata)
+    return RunRecord(
+        run_id=run_id,
+        creation=msgspec.structs.replace(run.creation, metadata=metadata),
+        summary=copy.copy(run.summary),
+        epoch=run.epoch,
+        engine=run.engine,
+        last_seq=len(run.entries),
+    )
+
+
+def _graphs_of(run: _StoredRun) -> set[str]:
+    return {
+        msgspec.json.decode(entry.body, type=_GraphName).graph
+        for entry in run.entries
+        if entry.kind in _NAMES_GRAPH
+    }

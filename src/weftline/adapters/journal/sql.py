@@ -1,0 +1,151 @@
+"""Every statement the journal gives to SQLite, each with its sentence.
+
+The tables are in `migrations/`. Statements are whole and constant, so that each is compiled once
+for every connection.
+"""
+
+BEGIN_WRITE = "BEGIN IMMEDIATE"
+"""Start a transaction that writes, waiting for nobody later on."""
+
+BEGIN_READ = "BEGIN"
+"""Start a transaction whose reads all see the same moment."""
+
+COMMIT = "COMMIT"
+"""End the transaction; what it wrote is durable when this returns."""
+
+ROLLBACK = "ROLLBACK"
+"""End the transaction as if it had not been."""
+
+SCHEMA_VERSION = "PRAGMA user_version"
+"""The number of the newest migration that was applied."""
+
+CHANGES_BY_OTHERS = "PRAGMA data_version"
+"""A number that grows when another connection has committed."""
+
+
+def settings(max_pages: int | None) -> str:
+    """Set up a new connection: durable commits, a log that is folded in at 8 MB and not kept
+    beyond 64 MB, and at most `max_pages` pages of 4 KiB in the database."""
+    cap = "" if max_pages is None else f"PRAGMA max_page_count = {max_pages:d};"
+    return (
+        "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 2000;"
+        f"PRAGMA journal_size_limit = {64 * 1024 * 1024}; {cap}"
+    )
+
+
+START_DATABASE = "PRAGMA synchronous = OFF; PRAGMA journal_mode = WAL;"
+"""Set up a database that nobody uses yet and whose maker makes the file durable."""
+
+
+def migration(version: int, script: str) -> str:
+    """Apply one numbered script whole, or not at all."""
+    return f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {version:d};\nCOMMIT;"
+
+
+# -- writing ------------------------------------------------------------------------------------
+
+CREATE_RUN = """
+INSERT INTO runs (
+    run_id, workflow, created_at, environment, metadata, detached, parent, epoch, engine, last_seq,
+    status, steps, succeeded, started_at, ended_at, wake_at, error, value
+) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (run_id) DO NOTHING
+"""
+"""Add a run, unless its id is taken."""
+
+_SUMMARY = """
+    status = ?, steps = ?, succeeded = ?, started_at = ?, ended_at = ?, wake_at = ?, error = ?,
+    value = ?
+"""
+
+EXTEND_RUN = f"""
+UPDATE runs SET {_SUMMARY}, last_seq = ? WHERE run_id = ? AND epoch = ? AND last_seq = ?
+"""
+"""Note what new events made of a run, unless its epoch or its last event is another."""
+
+TAKE_RUN = f"""
+UPDATE runs SET {_SUMMARY}, last_seq = ?, epoch = epoch + 1, engine = ?
+WHERE run_id = ? AND epoch = ? AND last_seq = ?
+"""
+"""The same, and give the run to another owner in a new epoch."""
+
+LAST_SEQ = "SELECT last_seq FROM runs WHERE run_id = ?"
+"""Where a run's journal ends, for a change that adds no event."""
+
+ADD_EVENT = "INSERT INTO events (run_id, seq, at, kind, body) VALUES (?, ?, ?, ?, ?)"
+"""Append one event."""
+
+HAS_GRAPH = "SELECT 1 FROM graphs WHERE hash = ? LIMIT 1"
+"""Whether a graph is stored."""
+
+ADD_GRAPH_PAGE = "INSERT INTO graphs (hash, page, steps) VALUES (?, ?, ?)"
+"""Store one page of a graph."""
+
+NAME_GRAPH = "INSERT OR IGNORE INTO run_graphs (hash, run_id) VALUES (?, ?)"
+"""Note that a run names a graph."""
+
+HOLD_OBJECT = "INSERT OR IGNORE INTO run_objects (run_id, hash) VALUES (?, ?)"
+"""Note that a run holds an object."""
+
+ADD_ENVIRONMENT = "INSERT OR IGNORE INTO environments (hash, body) VALUES (?, ?)"
+"""Store an environment, unless it is there."""
+
+# -- deleting -----------------------------------------------------------------------------------
+
+DELETE_RUN = "DELETE FROM runs WHERE run_id = ? AND epoch = ?"
+"""Remove a run's row, unless its epoch is another."""
+
+DELETE_EVENTS = "DELETE FROM events WHERE run_id = ?"
+"""Remove all events of a run."""
+
+DELETE_OBJECTS = "DELETE FROM run_objects WHERE run_id = ?"
+"""A run holds no object any more."""
+
+GRAPH_EVENTS = """
+SELECT body FROM events WHERE run_id = ? AND kind IN ('RunSubmitted', 'GraphExtended')
+"""
+"""The events of a run that name graphs."""
+
+UNNAME_GRAPH = "DELETE FROM run_graphs WHERE hash = ? AND run_id = ?"
+"""A run does not name this graph any more."""
+
+DELETE_UNNAMED_GRAPH = """
+DELETE FROM graphs WHERE hash = ?1 AND NOT EXISTS (SELECT 1 FROM run_graphs WHERE hash = ?1)
+"""
+"""Remove a graph that no run names."""
+
+# -- reading ------------------------------------------------------------------------------------
+
+_RUN = """
+SELECT
+    run_id, workflow, created_at, environment, metadata, detached, parent, epoch, engine, last_seq,
+    status, steps, succeeded, started_at, ended_at, wake_at, error, value, number
+FROM runs
+"""
+
+FIND_RUN = f"{_RUN} WHERE run_id = ?"
+"""One run."""
+
+LIST_RUNS = f"""{_RUN}
+WHERE created_at < :before AND (:workflow IS NULL OR workflow = :workflow)
+ORDER BY created_at DESC, number DESC LIMIT :limit
+"""
+"""The newest runs."""
+
+LIST_RUNS_OF_STATUS = f"""{_RUN}
+WHERE status = :status AND created_at < :before AND (:workflow IS NULL OR workflow = :workflow)
+ORDER BY created_at DESC, number DESC LIMIT :limit
+"""
+"""The newest runs of one status."""
+
+READ_EVENTS = "SELECT seq, at, kind, body FROM events WHERE run_id = ? AND seq > ? ORDER BY seq"
+"""The events of a run behind one of them, oldest first."""
+
+READ_GRAPH = "SELECT steps FROM graphs WHERE hash = ? ORDER BY page"
+"""The pages of a graph, in order."""
+
+READ_ENVIRONMENT = "SELECT body FROM environments WHERE hash = ?"
+"""One environment."""
+
+READ_POSITION = "SELECT epoch, last_seq FROM runs WHERE run_id = ?"
+"""How far a run has come: whether a commit of unknown end took place."""

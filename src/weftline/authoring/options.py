@@ -1,0 +1,182 @@
+"""The options of a step: what may be asked for, checked the moment it is written."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from msgspec import Struct
+
+from weftline.core.policy import Placement, Policy
+from weftline.errors import InvalidOption, did_you_mean
+
+
+class StepOptions(TypedDict, total=False):
+    """The options of `workflow.step` and `.options`.
+
+    `max_retries` counts all tries. Times are in seconds. `metadata`, `resources` and `env_vars`
+    given later are merged key by key into those given earlier.
+    Source: Ray Workflow; `timeout_s` and the `retry_` options are Weftline's own.
+    """
+
+    name: str
+    max_retries: int
+    catch_exceptions: bool
+    metadata: dict[str, Any]
+    num_cpus: float
+    num_gpus: float
+    resources: dict[str, float]
+    runtime_env: dict[str, Any]
+    num_returns: int
+    timeout_s: float | None
+    retry_delay_s: float
+    retry_backoff: float
+    retry_jitter: float
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | None
+
+
+KNOWN = tuple(StepOptions.__annotations__)
+
+OF_RAY = {
+    "accelerator_type": "declare a resource instead and ask for it with resources={...}",
+    "concurrency_groups": "it belongs to Ray actors",
+    "lifetime": "it belongs to Ray actors",
+    "max_calls": "children stay warm; there is no such limit",
+    "max_concurrency": "it belongs to Ray actors",
+    "memory": "limits of memory are not supported yet",
+    "object_store_memory": "there is no shared object store memory",
+    "placement_group": "there are no placement groups",
+    "placement_group_bundle_index": "there are no placement groups",
+    "placement_group_capture_child_tasks": "there are no placement groups",
+    "retry_exceptions": "use retry_on=(SomeError, ...)",
+    "scheduling_strategy": "ask for resources instead",
+    "allow_inplace": "every step runs in a child process",
+    "checkpoint": "every result is stored",
+}
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """Checked options, in the form in which a graph holds them."""
+
+    name: str | None = None
+    policy: Policy = Policy()
+    placement: Placement = Placement()
+    metadata: dict[str, Any] | None = None
+    retry_on: tuple[type[BaseException], ...] = ()
+
+    def merged(self, given: Mapping[str, Any]) -> "Options":
+        """These options with the given ones laid over them.
+
+        Raises: InvalidOption, naming every option that is unknown or has an unusable value.
+        """
+        found = problems_of(given)
+        if found:
+            raise InvalidOption("; ".join(found))
+        policy, placement = self.policy, self.placement
+        resources, env_vars = dict(placement.resources), dict(placement.env_vars)
+        resources.update(given.get("resources") or {})
+        env_vars.update((given.get("runtime_env") or {}).get("env_vars", {}))
+        metadata = dict(self.metadata or {}) | dict(given.get("metadata") or {})
+        retry_on = self.retry_on
+        if "retry_on" in given:
+            classes = given["retry_on"]
+            retry_on = (classes,) if isinstance(classes, type) else tuple(classes or ())
+        return Options(
+            name=given.get("name", self.name),
+            policy=Policy(
+                tries=given.get("max_retries", policy.tries),
+                retry_delay_s=float(given.get("retry_delay_s", policy.retry_delay_s)),
+                retry_backoff=float(given.get("retry_backoff", policy.retry_backoff)),
+                retry_jitter=float(given.get("retry_jitter", policy.retry_jitter)),
+                retry_selected=bool(retry_on),
+                timeout_s=given.get("timeout_s", policy.timeout_s),
+                catch=given.get("catch_exceptions", policy.catch),
+            ),
+            placement=Placement(
+                num_cpus=float(given.get("num_cpus", placement.num_cpus)),
+                num_gpus=float(given.get("num_gpus", placement.num_gpus)),
+                resources=tuple(sorted((k, float(v)) for k, v in resources.items() if v)),
+                env_vars=tuple(sorted(env_vars.items())),
+            ),
+            metadata=metadata or None,
+            retry_on=retry_on,
+        )
+
+
+def problems_of(given: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the options, one line each."""
+    found: list[str] = []
+    for name, value in given.items():
+        if name in OF_RAY:
+            found.append(f"option {name!r} of Ray is not supported: {OF_RAY[name]}")
+        elif name not in KNOWN:
+            found.append(f"unknown step option {name!r}{did_you_mean(name, KNOWN)}")
+        elif problem := _problem(name, value):
+            found.append(f"option {name}={value!r} {problem}")
+    return found
+
+
+def _problem(name: str, value: Any) -> str | None:
+    match name:
+        case "name":
+            return None if isinstance(value, str) and value else "must be a non-empty string"
+        case "max_retries":
+            is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            return None if is_count else "must be a whole number, at least 1: it counts all tries"
+        case "num_returns":
+            return None if value == 1 else "must be 1: a step has one result (it may be a tuple)"
+        case "catch_exceptions":
+            return None if isinstance(value, bool) else "must be True or False"
+        case "metadata":
+            return problem_of_metadata(value)
+        case "timeout_s":
+            is_time = value is None or (_is_number(value) and value > 0)
+            return None if is_time else "must be a positive number of seconds, or None"
+        case "num_cpus" | "num_gpus" | "retry_delay_s" | "retry_jitter":
+            return None if _is_number(value) else "must be a number, at least 0"
+        case "retry_backoff":
+            return None if _is_number(value) and value >= 1 else "must be a number, at least 1"
+        case "resources":
+            is_map = isinstance(value, dict) and all(
+                isinstance(key, str) and _is_number(amount) for key, amount in value.items()
+            )
+            return None if is_map else "must be a dict of names and numbers, at least 0"
+        case "runtime_env":
+            return _problem_of_runtime_env(value)
+        case "retry_on":
+            classes = value if isinstance(value, tuple | list) else (value,)
+            are_errors = value is None or all(
+                isinstance(one, type) and issubclass(one, BaseException) for one in classes
+            )
+            return None if are_errors else "must be an exception class or a tuple of them"
+    raise AssertionError(name)
+
+
+def _problem_of_runtime_env(value: Any) -> str | None:
+    if not isinstance(value, dict):
+        return "must be a dict"
+    unknown = sorted(str(key) for key in value if key != "env_vars")
+    if unknown:
+        names = ", ".join(repr(key) for key in unknown)
+        return f"has {names}, which is not supported: only 'env_vars' is"
+    env_vars = value.get("env_vars", {})
+    is_map = isinstance(env_vars, dict) and all(
+        isinstance(k, str) and isinstance(v, str) and k and "=" not in k and "\0" not in k + v
+        for k, v in env_vars.items()
+    )
+    return None if is_map else "must have a dict of strings as 'env_vars'"
+
+
+def problem_of_metadata(value: Any) -> str | None:
+    """Why `value` cannot be the metadata of a step or run, or None."""
+    if not isinstance(value, dict):
+        return "must be a dict"
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"must hold only what JSON can hold: {error}"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and 0 <= value < float("inf")

@@ -1,0 +1,774 @@
+"""The engine: drives any number of runs, and writes what happens in all of them in one commit.
+
+One thread calls `turn` again and again; other threads only put commands. A step is started when
+everything it reads is durable, and never earlier. Several facts share a commit: one is made when
+nothing else is at hand, or when the oldest unwritten fact is 5 ms old.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
+from heapq import heappop, heappush
+from random import Random
+from typing import NamedTuple
+
+from msgspec import DecodeError, Raw
+from msgspec.structs import replace
+
+from weftline.core.actions import PythonCall
+from weftline.core.environment import Environment
+from weftline.core.events import (
+    CancelRequested,
+    Event,
+    GraphExtended,
+    Quarantined,
+    RunAdopted,
+    RunResumed,
+    RunStatus,
+    StepFailed,
+    StepLost,
+    StepStarted,
+    StepSucceeded,
+)
+from weftline.core.graph import Graph, Join, Step, decode_pages, problems_of
+from weftline.core.policy import Placement
+from weftline.core.run import Run, StepStatus
+from weftline.core.values import Error
+from weftline.engine.active import (
+    ActiveRun,
+    Committed,
+    Gone,
+    Listener,
+    Output,
+    Part,
+    Stalled,
+    Submission,
+)
+from weftline.engine.committer import Committer, Outcome
+from weftline.engine.recovery import Recorded
+from weftline.errors import (
+    CommitUnknown,
+    ImpossibleEvent,
+    InvalidWorkflow,
+    ResourcesUnavailable,
+    StepTimeoutError,
+    StorageError,
+    WeftlineError,
+    WorkflowError,
+    WorkflowRunningError,
+)
+from weftline.ports import (
+    Attempt,
+    Batch,
+    Clock,
+    Done,
+    Executor,
+    Extended,
+    Failed,
+    GivenBack,
+    Journal,
+    Lane,
+    Lost,
+    Printed,
+    Refused,
+    Report,
+    RunChange,
+    Started,
+    Succeeded,
+    TimedOut,
+)
+
+MAX_BATCH_AGE_S = 0.005
+RETRY_COMMIT_S = 0.25
+SLOW_COMMIT_S = 0.002
+"""Commits that take longer than this are made beside the loop, if there is anything to do there."""
+
+WINDOW = 4096
+"""Ready steps that are taken into attempts at once; bounds what one turn can cost."""
+
+log = logging.getLogger("weftline.engine")
+
+
+class Fate(Enum):
+    """What became of one run's part of a commit of unknown outcome."""
+
+    WRITTEN = auto()
+    UNWRITTEN = auto()
+    REFUSED = auto()
+
+
+class InFlight(NamedTuple):
+    """An attempt that an executor has."""
+
+    active: ActiveRun
+    step: int
+    number: int
+    lane: Lane
+
+
+class Engine:
+    """Owns runs, drives them to their end, and tells their listeners."""
+
+    def __init__(
+        self,
+        engine_id: str,
+        journal: Journal,
+        executor: Executor,
+        clock: Clock,
+        *,
+        committer: Committer | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.engine_id = engine_id
+        self._committer = committer
+        self._committing: tuple[list[Part], float] | None = None
+        self._doubtful: list[Part] | None = None  # of a commit that may have taken place
+        self._commit_s = 0.0  # how long commits take, as a moving average
+        self._journal, self._executor, self._clock = journal, executor, clock
+        self._random = Random(seed)
+        self._runs: dict[str, ActiveRun] = {}
+        self._in_flight: dict[int, InFlight] = {}
+        self._last_key = 0
+        self._lanes: dict[Lane, deque[tuple[ActiveRun, int, int]]] = {}
+        self._unwritten: list[ActiveRun] = []
+        self._oldest_unwritten = 0.0
+        self._stalled_since: float | None = None
+        self._next_try = 0.0
+        self._timers: list[tuple[float, int, ActiveRun]] = []
+        self._timer_count = 0
+        self._commands: deque[Callable[[], None]] = deque()
+        self._is_stopping = False
+
+    # -- what other threads may call ------------------------------------------------------------
+
+    def submit(
+        self,
+        submission: Submission,
+        listener: Listener,
+        *,
+        forward: bool = False,
+        wants_events: bool = False,
+    ) -> None:
+        """Record the run and drive it. `Gone` with WorkflowRunningError when its id is taken."""
+        self._put(lambda: self._submit(submission, listener, forward, wants_events))
+
+    def adopt(
+        self,
+        recorded: Recorded,
+        listener: Listener,
+        *,
+        environment: Environment | None = None,
+        warnings: tuple[str, ...] = (),
+        forward: bool = False,
+        wants_events: bool = False,
+    ) -> None:
+        """Drive a run from where its journal ends, also a failed, canceled or held one.
+
+        `environment` replaces the recorded one where that is gone. The listener gets `Gone` with
+        WorkflowRunningError when the run changed since it was read.
+        """
+        self._put(
+            lambda: self._adopt(recorded, listener, environment, warnings, forward, wants_events)
+        )
+
+    def rejoin(self, run_id: str, listener: Listener, *, forward: bool = False) -> None:
+        """Let an own run go on that failed while steps of it are still running here."""
+        self._put(lambda: self._rejoin(run_id, listener, forward))
+
+    def cancel(self, run_id: str) -> None:
+        """End an own run: its attempts are killed and nothing of it starts any more."""
+        self._put(lambda: self._cancel(run_id))
+
+    def let_go(self, run_id: str, done: Callable[[], object]) -> None:
+        """Stop driving a run; it is RESUMABLE when `done` is called, on the engine's thread."""
+
+        def command() -> None:
+            self._let_go(run_id, None)
+            done()
+
+        self._put(command)
+
+    def drives(self, run_id: str) -> bool | None:
+        """Whether the run goes on here; False when only steps of a failed one still run."""
+        active = self._runs.get(run_id)
+        return None if active is None else active.run.is_open
+
+    def stop(self) -> None:
+        """Let every run go and end; `run_forever` returns soon after."""
+        self._put(self._stop)
+
+    def _put(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        self._executor.wake()
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def run_forever(self) -> None:
+        """Turn until `stop`. Should the loop itself fail, nobody is left waiting."""
+        try:
+            while not self._is_stopping:
+                self.turn()
+        except BaseException as error:
+            broken = WeftlineError(f"the engine failed: {type(error).__name__}: {error}")
+            for active in self._runs.values():
+                active.tell(Gone(broken))
+            raise
+
+    def turn(self) -> None:
+        """Wait for news, take it in, start what may start, and write when it is time to."""
+        reports = self._executor.wait(self._patience())
+        for report in reports:
+            self._take(report)
+        busy = bool(reports)
+        if self._committing is not None:
+            self._end_commit(wait=False)
+        while self._commands:
+            busy = True
+            self._commands.popleft()()
+        if self._timers:
+            self._fire_timers()
+        if self._doubtful is not None:
+            self._resolve_doubt()
+        if self._stalled_since is not None:
+            if not self._unwritten and self._doubtful is None:
+                self._stalled_since = None  # whose facts could not be written was let go
+            elif self._clock.monotonic() < self._next_try or self._doubtful is not None:
+                return
+        elif self._lanes:
+            self._dispatch()
+        if (
+            self._unwritten
+            and self._committing is None
+            and (not busy or self._clock.monotonic() - self._oldest_unwritten >= MAX_BATCH_AGE_S)
+        ):
+            self._commit()
+            if self._lanes and self._stalled_since is None:
+                self._dispatch()
+
+    def _patience(self) -> float | None:
+        """How long the executor may wait for news (seconds; None: until there is some)."""
+        if self._stalled_since is not None:
+            return max(0.0, self._next_try - self._clock.monotonic())
+        if self._commands or (self._unwritten and self._committing is None):
+            return 0.0
+        if self._timers:
+            return max(0.0, self._timers[0][0] - self._clock.time())
+        return None
+
+    # -- news -----------------------------------------------------------------------------------
+
+    def _take(self, report: Report) -> None:
+        if isinstance(report, Refused):
+            self._refuse_environment(report)
+            return
+        is_done = isinstance(report, Done)
+        flight = (
+            self._in_flight.pop(report.key, None) if is_done else self._in_flight.get(report.key)
+        )
+        if flight is None:  # of an attempt that was given up; whatever it did is void
+            return
+        active = flight.active
+        if is_done:
+            active.attempts.pop(flight.step, None)
+        try:
+            if isinstance(report, Succeeded):
+                if report.objects:
+                    active.objects += report.objects
+                event: Event = StepSucceeded(
+                    flight.step,
+                    flight.number,
+                    Raw(report.value),
+                    report.started_at,
+                    report.worker,
+                    report.preview,
+                    report.log,
+                )
+                self._record(active, event)
+            elif isinstance(report, GivenBack):
+                if active.run.may_start:
+                    self._queue(active, flight.step, first=True)
+                else:
+                    self._rest(active)
+            elif isinstance(report, Printed):
+                name = active.run.steps[flight.step].name
+                active.tell(Output(name, report.stream, report.text))
+            elif isinstance(report, Started):
+                at = report.at
+                event = StepStarted(flight.step, flight.number, report.worker, at, report.log)
+                self._record(active, event)
+            elif isinstance(report, Extended):
+                self._extend(flight, report)
+            elif isinstance(report, Failed):
+                active.objects += report.objects
+                self._fail(flight, report, report.error, report.retryable)
+            elif isinstance(report, TimedOut):
+                step = active.run.steps[flight.step]
+                text = f"step {step.name!r} ran longer than its timeout_s={report.after_s:g}"
+                self._fail(flight, report, error_of(StepTimeoutError(text)), True, timeout=True)
+            elif isinstance(report, Lost):
+                event = StepLost(
+                    flight.step,
+                    flight.number,
+                    report.reason,
+                    report.started_at,
+                    report.worker,
+                    report.log,
+                )
+                self._record(active, event)
+        except ImpossibleEvent as error:
+            self._give_up(active, error)
+
+    def _extend(self, flight: InFlight, report: Extended) -> None:
+        active = flight.active
+        try:
+            graph = Graph(steps=decode_pages(report.pages), output=report.output)
+            problem = self.refusal_of(graph)
+        except DecodeError as error:
+            problem = InvalidWorkflow(f"the steps that it returned cannot be read: {error}")
+        if problem is not None:
+            self._fail(flight, report, error_of(problem), False)
+            return
+        active.graphs.append((report.graph, report.pages))
+        active.objects += report.objects
+        event = GraphExtended(
+            flight.step,
+            flight.number,
+            report.graph,
+            report.output,
+            report.started_at,
+            report.worker,
+            report.log,
+        )
+        self._record(active, event, graph)
+
+    def _fail(
+        self,
+        flight: InFlight,
+        done: Done,
+        error: Error,
+        retryable: bool,
+        *,
+        timeout: bool = False,
+    ) -> None:
+        now = self._clock.time()
+        active = flight.active
+        retry_at = active.run.judge_failure(
+            flight.step, retryable=retryable, now=now, luck=self._random.random()
+        )
+        event = StepFailed(
+            step=flight.step,
+            attempt=flight.number,
+            error=error,
+            retry_at=retry_at,
+            is_timeout=timeout,
+            started_at=done.started_at,
+            worker=done.worker,
+            log=done.log,
+        )
+        self._record(active, event)
+        if retry_at is not None:
+            self._set_timer(active)
+
+    def refusal_of(self, graph: Graph) -> WeftlineError | None:
+        """Why this engine cannot run the graph, or None."""
+        found = problems_of(graph)
+        for step in graph.steps:
+            if step.when is not None or not isinstance(step.action, PythonCall):
+                what = "a condition" if step.when is not None else "a wait"
+                found.append(f"step {step.name!r} has {what}, which this engine does not carry out")
+        if found:
+            return InvalidWorkflow("the workflow cannot run: " + "; ".join(found[:20]))
+        return self.lacking(graph.steps)
+
+    def lacking(self, steps: Iterable[Step]) -> WeftlineError | None:
+        """What the steps ask for and this machine never has, or None."""
+        asked: dict[Placement, str] = {}
+        for step in steps:
+            asked.setdefault(step.placement, step.name)
+        reasons = [
+            f"step {name!r} {reason}"
+            for placement, name in asked.items()
+            if (reason := self._executor.check(placement)) is not None
+        ]
+        return ResourcesUnavailable("; ".join(reasons)) if reasons else None
+
+    def _refuse_environment(self, report: Refused) -> None:
+        for active in list(self._runs.values()):
+            if active.environment == report.environment and active.run.is_open:
+                self._record(active, Quarantined(reason=report.reason))
+
+    # -- recording ------------------------------------------------------------------------------
+
+    def _record(self, active: ActiveRun, event: Event, graph: Graph | None = None) -> None:
+        """Apply the event and what follows from it, and note them as to be written."""
+        now = self._clock.time()
+        run = active.run
+        run.apply(event, now, graph)
+        active.append(event, now)
+        while (follows := run.settle()) is not None:
+            run.apply(follows, now)
+            active.append(follows, now)
+        if run.dropped:
+            self._drop(active)
+        self._note_unwritten(active)
+
+    def _has_unwritten(self, active: ActiveRun) -> bool:
+        parts = self._committing[0] if self._committing is not None else ()
+        return active.is_queued or any(part.active is active for part in parts)
+
+    def _note_unwritten(self, active: ActiveRun) -> None:
+        if not active.is_queued:
+            active.is_queued = True
+            if not self._unwritten:
+                self._oldest_unwritten = self._clock.monotonic()
+            self._unwritten.append(active)
+
+    def _drop(self, active: ActiveRun) -> None:
+        """Kill the attempts of steps that are of no use any more."""
+        keys = {active.attempts.pop(n) for n in active.run.dropped if n in active.attempts}
+        active.run.dropped.clear()
+        self._kill(keys)
+
+    def _kill(self, keys: set[int]) -> None:
+        for key in keys:
+            del self._in_flight[key]
+        if keys:
+            self._executor.kill(keys)
+
+    def _commit(self) -> None:
+        """Write everything that is unwritten: here and now, or, where that takes long and there
+        is something else to do meanwhile, on the committer's thread."""
+        parts = [Part.of(active, self.engine_id) for active in self._unwritten]
+        self._unwritten = []
+        batch = Batch(
+            changes=[part.change for part in parts],
+            graphs=[graph for part in parts for graph in part.graphs],
+            objects=[(part.active.run_id, name) for part in parts for name in part.objects],
+        )
+        start = self._clock.monotonic()
+        if self._committer is not None and self._commit_s > SLOW_COMMIT_S and self._in_flight:
+            self._committing = (parts, start)
+            self._committer.begin(batch)
+            return
+        try:
+            outcome: Outcome = self._journal.commit(batch)
+        except StorageError as error:
+            outcome = error
+        self._committed(parts, outcome, start)
+
+    def _end_commit(self, *, wait: bool) -> None:
+        """Take in what the commit on the committer's thread came to, if it has ended."""
+        if self._committer is None or self._committing is None:
+            return
+        outcome = self._committer.outcome(wait=wait)
+        if outcome is not None:
+            (parts, start), self._committing = self._committing, None
+            self._committed(parts, outcome, start)
+
+    def _committed(self, parts: list[Part], outcome: Outcome, start: float) -> None:
+        self._commit_s += (self._clock.monotonic() - start - self._commit_s) / 4
+        if isinstance(outcome, CommitUnknown):
+            self._doubtful = parts
+            self._stall(outcome)
+            self._next_try = self._clock.monotonic()
+            self._resolve_doubt()
+        elif isinstance(outcome, StorageError):
+            self._unwrite(parts)
+            self._stall(outcome)
+        elif isinstance(outcome, Exception):
+            raise outcome
+        else:
+            self._accept(parts, outcome)
+
+    def _accept(self, parts: list[Part], refused: set[str]) -> None:
+        self._stalled_since = None
+        for part in parts:
+            active = part.active
+            if self._runs.get(active.run_id) is not active:
+                continue  # given up meanwhile
+            if active.run_id in refused:
+                self._lose(active)
+            else:
+                self._written(part)
+
+    def _unwrite(self, parts: list[Part]) -> None:
+        for part in parts:
+            if self._runs.get(part.active.run_id) is part.active:
+                part.take_back()
+                self._note_unwritten(part.active)
+
+    def _resolve_doubt(self) -> None:
+        """Find out what became of a commit of unknown outcome, before anything else is written."""
+        parts = self._doubtful
+        if parts is None or self._clock.monotonic() < self._next_try:
+            return
+        try:
+            fates = [self._fate(part.change) for part in parts]
+        except StorageError as error:
+            self._stall(error)
+            return
+        self._doubtful = None
+        if Fate.UNWRITTEN in fates:  # a batch is written as a whole, or not at all
+            self._unwrite(parts)
+        else:
+            changes = zip(parts, fates, strict=True)
+            self._accept(parts, {p.change.run_id for p, fate in changes if fate is Fate.REFUSED})
+
+    def _fate(self, change: RunChange) -> "Fate":
+        """What became of a change, as the journal tells."""
+        last_seq = change.entries[-1].seq if change.entries else 0
+        found = self._journal.read(change.run_id, last_seq)
+        if found is None:
+            return Fate.UNWRITTEN if change.creation else Fate.REFUSED
+        record = found[0]
+        is_ours = record.engine == self.engine_id
+        if change.creation:
+            return Fate.WRITTEN if is_ours else Fate.REFUSED
+        if change.takes and record.epoch == change.epoch:
+            return Fate.UNWRITTEN
+        if record.epoch != change.epoch + change.takes or not is_ours:
+            return Fate.REFUSED
+        return Fate.WRITTEN if record.last_seq >= last_seq else Fate.UNWRITTEN
+
+    def _written(self, part: Part) -> None:
+        active = part.active
+        active.epoch += part.change.takes
+        active.stored = part.change.summary
+        if active.wants_events:
+            active.tell(Committed(part.events))
+        run = active.run
+        if part.ready and part.generation == run.generation:
+            self._queue_ready(active, part.ready)
+        if part.ending is not None and part.generation == run.generation:
+            if active.told_generation != run.generation:
+                active.told_generation = run.generation
+                active.tell(part.ending)
+                active.listeners.clear()
+            self._rest(active)
+
+    def _rest(self, active: ActiveRun) -> None:
+        """Forget a run that does not go on, once nothing of it runs or is to be written."""
+        is_told = active.told_generation == active.run.generation
+        if is_told and not (active.run.is_open or active.attempts or active.is_queued):
+            self._forget(active)
+
+    def _stall(self, error: StorageError) -> None:
+        """Nothing can be written: start nothing, keep what is known, try again, and tell."""
+        now = self._clock.monotonic()
+        if self._stalled_since is None:
+            self._stalled_since = now
+            log.warning("nothing can be written, trying again: %s", error)
+        self._next_try = now + RETRY_COMMIT_S
+        for active in self._runs.values():
+            active.tell(Stalled(self._stalled_since, error))
+
+    def _lose(self, active: ActiveRun) -> None:
+        """The run was refused: its id is taken, or somebody else owns it now."""
+        if active.is_new:
+            text = f"the workflow id {active.run_id!r} is in use already"
+        else:
+            text = f"run {active.run_id!r} was taken over by another process"
+        self._forget(active)
+        active.tell(Gone(WorkflowRunningError(text, active.run_id)))
+
+    def _forget(self, active: ActiveRun) -> None:
+        if self._runs.get(active.run_id) is active:
+            del self._runs[active.run_id]
+        keys = set(active.attempts.values())
+        active.attempts.clear()
+        self._kill(keys)
+        active.run.generation += 1  # voids what of it still stands in a lane or a timer
+
+    def _give_up(self, active: ActiveRun, error: Exception) -> None:
+        """A run whose state contradicts itself harms no other one: stop driving it, and say so."""
+        log.error("run %s contradicts itself: %s", active.run_id, error, exc_info=error)
+        self._let_go(active.run_id, WorkflowError(f"run {active.run_id!r}: {error}"))
+
+    # -- starting steps -------------------------------------------------------------------------
+
+    def _queue_ready(self, active: ActiveRun, ready: Iterable[int]) -> None:
+        if not active.run.may_start:
+            return  # READY they stay: a resume lists them anew
+        for number in ready:
+            if number not in active.attempts:
+                self._queue(active, number)
+
+    def _queue(self, active: ActiveRun, number: int, *, first: bool = False) -> None:
+        spec = active.run.steps[number].spec
+        action = spec.action
+        assert isinstance(action, PythonCall)
+        lane = Lane(active.environment, action.function.hash, spec.placement)
+        queue = self._lanes.get(lane)
+        if queue is None:
+            queue = self._lanes[lane] = deque()
+        entry = (active, number, active.run.generation)
+        if first:
+            queue.appendleft(entry)
+        else:
+            queue.append(entry)
+
+    def _dispatch(self) -> None:
+        for lane, queue in list(self._lanes.items()):
+            room = min(self._executor.room(lane), WINDOW)
+            if room > 0:
+                attempts: list[Attempt] = []
+                while queue and len(attempts) < room:
+                    active, number, generation = queue.popleft()
+                    run = active.run
+                    step = run.steps[number]
+                    if generation != run.generation or not (run.may_start and step.may_begin):
+                        continue  # void: given up, resumed, or its scope was closed meanwhile
+                    if step.spec.join is Join.ONE_SUCCEEDED and self._has_unwritten(active):
+                        # It may begin beside steps that end just now: what it reads of them must
+                        # be durable first.
+                        run.ready.append(number)
+                        self._note_unwritten(active)
+                        continue
+                    attempts.append(self._attempt(active, number, lane))
+                if attempts:
+                    self._executor.start(lane, attempts)
+            if not queue:
+                del self._lanes[lane]
+            else:  # to the end, so that lanes take turns
+                self._lanes[lane] = self._lanes.pop(lane)
+
+    def _attempt(self, active: ActiveRun, number: int, lane: Lane) -> Attempt:
+        step = active.run.steps[number]
+        action = step.spec.action
+        assert isinstance(action, PythonCall)
+        self._last_key = key = self._last_key + 1
+        self._in_flight[key] = InFlight(active, number, step.attempt + 1, lane)
+        active.attempts[number] = key
+        return Attempt(
+            key=key,
+            run_id=active.run_id,
+            step=step.name,
+            number=step.attempt + 1,
+            call=action,
+            inputs=active.run.inputs_of(number) if step.spec.inputs else [],
+            timeout_s=step.spec.policy.timeout_s,
+            forward=active.forward,
+        )
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def _set_timer(self, active: ActiveRun) -> None:
+        due = active.run.next_due()
+        if due is not None:
+            self._timer_count += 1  # breaks ties, so that runs are never compared
+            heappush(self._timers, (due, self._timer_count, active))
+
+    def _fire_timers(self) -> None:
+        now = self._clock.time()
+        while self._timers and self._timers[0][0] <= now:
+            _, _, active = heappop(self._timers)
+            if self._runs.get(active.run_id) is not active:
+                continue
+            for event in active.run.due(now):
+                self._record(active, event)
+            if active.run.ready:  # all they read is durable, but other facts may not be
+                self._note_unwritten(active)
+            self._set_timer(active)
+
+    # -- commands -------------------------------------------------------------------------------
+
+    def _submit(
+        self, submission: Submission, listener: Listener, forward: bool, wants_events: bool
+    ) -> None:
+        run_id = submission.run_id
+        if run_id in self._runs:
+            listener(Gone(WorkflowRunningError(f"run {run_id!r} is running", run_id)))
+            return
+        active = ActiveRun(run_id, Run(), submission.creation, epoch=1, seq=0)
+        active.is_new = True
+        active.listeners.append(listener)
+        active.forward, active.wants_events = forward, wants_events
+        active.graphs.append((submission.graph_hash, submission.pages))
+        active.objects += submission.objects
+        self._runs[run_id] = active
+        self._record(active, submission.first_event(), submission.graph)
+
+    def _adopt(
+        self,
+        recorded: Recorded,
+        listener: Listener,
+        environment: Environment | None,
+        warnings: tuple[str, ...],
+        forward: bool,
+        wants_events: bool,
+    ) -> None:
+        record, run = recorded.record, recorded.run
+        run_id = record.run_id
+        if run_id in self._runs:
+            listener(Gone(WorkflowRunningError(f"run {run_id!r} is running", run_id)))
+            return
+        active = ActiveRun(run_id, run, record.creation, record.epoch, record.last_seq)
+        active.environment = environment or active.environment
+        active.takes = True
+        active.stored = record.summary
+        active.listeners.append(listener)
+        active.forward, active.wants_events = forward, wants_events
+        self._runs[run_id] = active
+        was_open = run.is_open
+        self._record(active, RunAdopted(engine=self.engine_id, warnings=warnings))
+        if not was_open and run.finished is not RunStatus.SUCCESSFUL:
+            self._record(active, RunResumed())
+        self._set_timer(active)
+
+    def _rejoin(self, run_id: str, listener: Listener, forward: bool) -> None:
+        active = self._runs.get(run_id)
+        if active is None or active.run.is_open:
+            text = f"run {run_id!r} is running" if active else f"run {run_id!r} has just ended"
+            listener(Gone(WorkflowRunningError(text, run_id)))
+            return
+        active.listeners.append(listener)
+        active.forward = forward
+        active.takes = True
+        self._record(active, RunResumed())
+        # Recorded as running, but handed back by its executor: it is to be started again.
+        for step in active.run.steps:
+            if step.status is StepStatus.RUNNING and step.may_begin:
+                if step.number not in active.attempts:
+                    active.run.ready.append(step.number)
+        self._set_timer(active)
+
+    def _cancel(self, run_id: str) -> None:
+        active = self._runs.get(run_id)
+        if active is not None and active.run.is_open:
+            self._record(active, CancelRequested())
+
+    def _let_go(self, run_id: str, error: WeftlineError | None) -> None:
+        self._end_commit(wait=True)  # its outcome decides what there is to be released
+        active = self._runs.get(run_id)
+        if active is None:
+            return
+        self._forget(active)
+        if active.is_queued:  # what it did since the last commit is done again by its next owner
+            self._unwritten.remove(active)
+        if error is not None:
+            active.tell(Gone(error))
+        if active.is_new:
+            return
+        summary = active.stored
+        if summary.status in (RunStatus.RUNNING, RunStatus.PAUSED):
+            summary = replace(summary, status=RunStatus.RESUMABLE)
+        release = RunChange(
+            run_id=run_id, epoch=active.epoch, entries=[], summary=summary, takes=True
+        )
+        try:
+            self._journal.commit(Batch(changes=[release]))
+        except StorageError as problem:
+            # The engine's lock tells the same as soon as this process ends.
+            log.warning("run %s could not be marked as let go: %s", run_id, problem)
+
+    def _stop(self) -> None:
+        for run_id in list(self._runs):
+            stopped = WorkflowError(f"run {run_id!r} was let go: the engine is stopping", run_id)
+            self._let_go(run_id, stopped)
+        self._is_stopping = True
+
+
+def error_of(error: WeftlineError) -> Error:
+    """An own error as it is recorded; the engine pickles nothing, so drivers know it by name."""
+    return Error(type=f"{type(error).__module__}.{type(error).__name__}", text=str(error))

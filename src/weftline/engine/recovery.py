@@ -1,0 +1,63 @@
+"""Reading a run back: its row, and the run that its events fold into.
+
+Starting, resuming and looking at a run all come through here; there is no second way to recover.
+"""
+
+from typing import NamedTuple
+
+from weftline.core.events import Event, GraphExtended, RunSubmitted, decode_event
+from weftline.core.graph import Graph, decode_pages
+from weftline.core.run import Run
+from weftline.errors import StorageError, WorkflowNotFoundError
+from weftline.ports import Journal, RunRecord
+
+
+class Recorded(NamedTuple):
+    """A run as the journal has it. `graph` is the one it was submitted with."""
+
+    record: RunRecord
+    run: Run
+    graph: Graph
+
+
+def read_run(journal: Journal, run_id: str) -> Recorded:
+    """The run as of now. Raises: WorkflowNotFoundError, StorageError."""
+    reader = RunReader(journal, run_id)
+    reader.refresh()
+    return reader.recorded()
+
+
+class RunReader:
+    """Reads a run, and later only what has been added since."""
+
+    def __init__(self, journal: Journal, run_id: str) -> None:
+        self._journal, self._run_id = journal, run_id
+        self.run = Run()
+        self.record: RunRecord | None = None
+        self.graph: Graph | None = None
+        self._last_seq = 0
+
+    def refresh(self) -> list[tuple[float, Event]]:
+        """Fold what is new, and return it. Raises: WorkflowNotFoundError, StorageError."""
+        found = self._journal.read(self._run_id, self._last_seq)
+        if found is None:
+            raise WorkflowNotFoundError(f"No such workflow_id {self._run_id}", self._run_id)
+        self.record, entries = found
+        news: list[tuple[float, Event]] = []
+        for entry in entries:
+            event = decode_event(entry.body)
+            graph = None
+            if isinstance(event, RunSubmitted | GraphExtended):
+                steps = decode_pages(self._journal.read_graph(event.graph))
+                graph = Graph(steps=steps, output=event.output)
+                self.graph = self.graph or graph
+            self.run.apply(event, entry.at, graph)
+            self._last_seq = entry.seq
+            news.append((entry.at, event))
+        return news
+
+    def recorded(self) -> Recorded:
+        """What was read. Raises: StorageError when the run has no first event."""
+        if self.record is None or self.graph is None:
+            raise StorageError(f"the journal of run {self._run_id!r} has no beginning")
+        return Recorded(self.record, self.run, self.graph)
