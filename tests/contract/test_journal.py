@@ -1,7 +1,8 @@
-"""What every journal promises, asked of each; and what SQLite adds: processes, forks, full disks."""
+"""What every journal promises, asked of each; and of SQLite: processes, forks, full disks."""
 
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ import msgspec
 import pytest
 
 import weftline
+from weftline.adapters.journal import database
 from weftline.adapters.journal.memory import MemoryJournal
 from weftline.adapters.journal.sqlite import SqliteJournal
 from weftline.core.environment import Environment
@@ -563,7 +565,7 @@ journal.close()
     def wait(self) -> str:
         """What it printed until it was done with one text."""
         assert self.process.stdout is not None
-        printed = []
+        printed: list[str] = []
         for line in self.process.stdout:
             if line == "done\n":
                 return "".join(printed).strip()
@@ -606,7 +608,7 @@ for seq in range(2, 201):
 
 
 def test_two_processes_that_write_lose_nothing(
-    sqlite: SqliteJournal, program: Callable[[], Program]
+    sqlite: SqliteJournal, home: Path, program: Callable[[], Program]
 ) -> None:
     writers = {run: program() for run in ("r", "s")}
     for writer in writers.values():
@@ -618,7 +620,7 @@ def test_two_processes_that_write_lose_nothing(
         writer.wait()
     assert seqs(sqlite, "r") == seqs(sqlite, "s") == list(range(1, 201))
     assert sqlite.change_count() != before
-    assert check(sqlite.home) == "ok"
+    assert check(home) == "ok"
 
 
 def test_processes_that_create_a_home_at_once_all_succeed(
@@ -683,7 +685,7 @@ def test_asking_about_an_own_engine_does_not_end_it(
 
 
 def test_a_writer_that_is_killed_leaves_whole_commits(
-    sqlite: SqliteJournal, program: Callable[[], Program]
+    sqlite: SqliteJournal, home: Path, program: Callable[[], Program]
 ) -> None:
     writer = program()
     writer.ask("commit('r', 1)")
@@ -702,16 +704,16 @@ while True:
     assert count % 50 == 1
     assert found(sqlite, "r").last_seq == count
     assert commit(sqlite, more("r", count + 1)) == set()
-    assert check(sqlite.home) == "ok"
+    assert check(home) == "ok"
 
 
 def check(home: Path) -> str:
     """What SQLite finds when it looks the whole database through."""
-    database = sqlite3.connect(home / "weftline.db")
+    connection = sqlite3.connect(home / "weftline.db")
     try:
-        return str(database.execute("PRAGMA integrity_check").fetchone()[0])
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
     finally:
-        database.close()
+        connection.close()
 
 
 # -- SQLite: forks ------------------------------------------------------------------------------
@@ -732,7 +734,7 @@ def forked(work: Callable[[], None]) -> int:
 
 
 def test_a_forked_child_opens_the_home_anew(
-    sqlite: SqliteJournal, program: Callable[[], Program]
+    sqlite: SqliteJournal, home: Path, program: Callable[[], Program]
 ) -> None:
     commit(sqlite, new("r"))
     sqlite.register("ours")
@@ -751,7 +753,7 @@ def test_a_forked_child_opens_the_home_anew(
     assert other.ask("print(journal.is_alive('ours'))") == "True"
     assert other.ask("print(journal.find_run('r').last_seq)") == "3"
     assert ids(sqlite.list_runs()) == ["s", "r"]
-    assert check(sqlite.home) == "ok"
+    assert check(home) == "ok"
 
 
 def test_a_forked_child_holds_the_home_open_by_itself(home: Path) -> None:
@@ -762,6 +764,7 @@ def test_a_forked_child_holds_the_home_open_by_itself(home: Path) -> None:
     commit(sqlite, new("r"))
 
     def work() -> None:
+        signal.alarm(60)
         commit(sqlite, more("r", 2))
         os.write(children[1], b"x")
         os.read(parents[0], 1)
@@ -786,7 +789,9 @@ def test_a_forked_child_holds_the_home_open_by_itself(home: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
-def test_a_child_forked_amid_commits_of_another_thread_can_commit(sqlite: SqliteJournal) -> None:
+def test_a_child_forked_amid_commits_of_another_thread_can_commit(
+    sqlite: SqliteJournal, home: Path
+) -> None:
     commit(sqlite, new("r"))
     enough = threading.Event()
     written = [1]
@@ -810,10 +815,12 @@ def test_a_child_forked_amid_commits_of_another_thread_can_commit(sqlite: Sqlite
     together(write, fork)
     assert seqs(sqlite, "r") == written
     assert len(sqlite.list_runs()) == 21
-    assert check(sqlite.home) == "ok"
+    assert check(home) == "ok"
 
 
-def test_a_child_forked_inside_a_commit_does_not_touch_the_home(sqlite: SqliteJournal) -> None:
+def test_a_child_forked_inside_a_commit_does_not_touch_the_home(
+    sqlite: SqliteJournal, home: Path
+) -> None:
     commit(sqlite, new("r"))
 
     def work() -> None:
@@ -827,7 +834,7 @@ def test_a_child_forked_inside_a_commit_does_not_touch_the_home(sqlite: SqliteJo
 
     assert sqlite.commit(Batch(changes=Forks([more("r", 2)]))) == set()
     assert seqs(sqlite, "r") == [1, 2]
-    assert check(sqlite.home) == "ok"
+    assert check(home) == "ok"
 
 
 # -- SQLite: when something is wrong ------------------------------------------------------------
@@ -958,18 +965,58 @@ def test_a_commit_that_cannot_be_read_back_is_unknown(
     assert seqs(losing, "r") == [1, 2]
 
 
-def test_a_summary_alone_leaves_no_trace_to_read_back(losing: SqliteJournal) -> None:
-    with pytest.raises(CommitUnknown):
-        commit(losing, RunChange(run_id="r", epoch=1, entries=[], summary=summary()))
+def test_a_summary_that_was_written_after_all_is_no_error(losing: SqliteJournal) -> None:
+    change = RunChange(run_id="r", epoch=1, entries=[], summary=summary(RunStatus.PAUSED))
+    assert commit(losing, change) == set()
+    assert found(losing, "r").summary.status is RunStatus.PAUSED
+
+
+def test_a_home_of_an_older_release_is_brought_up_to_date(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = SqliteJournal(home)
+    commit(first, new("r"))
+    first.close()
+    scripts = tmp_path / "migrations"
+    shutil.copytree(database._MIGRATIONS, scripts)
+    monkeypatch.setattr(database, "_MIGRATIONS", scripts)
+    try:
+        (scripts / "0002_wrong.sql").write_text("CREATE TABLE added (a);\nCREATE TABLE runs (b);")
+        database._migrations.cache_clear()
+        journal = SqliteJournal(home)
+        with pytest.raises(StorageError, match="runs already exists"):
+            journal.list_runs()
+        (scripts / "0002_wrong.sql").rename(scripts / "0002_right.sql")
+        (scripts / "0002_right.sql").write_text("CREATE TABLE added (a);")
+        database._migrations.cache_clear()
+        assert ids(journal.list_runs()) == ["r"]
+        journal.close()
+    finally:
+        database._migrations.cache_clear()
+    monkeypatch.undo()
+    old = SqliteJournal(home)
+    with pytest.raises(NewerHome, match=r"schema 2; .* up to 1\)"):
+        old.list_runs()
+    old.close()
+
+
+def test_an_empty_file_is_an_empty_home(home: Path) -> None:
+    home.mkdir()
+    (home / "weftline.db").touch()
+    journal = SqliteJournal(home)
+    commit(journal, new("r"))
+    assert (home / "weftline.db-wal").exists()
+    assert ids(journal.list_runs()) == ["r"]
+    journal.close()
 
 
 def test_a_home_of_a_newer_release_is_refused(home: Path) -> None:
     first = SqliteJournal(home)
     commit(first, new("r"))
     first.close()
-    database = sqlite3.connect(home / "weftline.db")
-    database.execute("PRAGMA user_version = 40")
-    database.close()
+    connection = sqlite3.connect(home / "weftline.db")
+    connection.execute("PRAGMA user_version = 40")
+    connection.close()
     older = SqliteJournal(home)
     with pytest.raises(NewerHome, match=r"schema 40; .* up to \d+\): upgrade weftline"):
         older.list_runs()
@@ -1098,4 +1145,4 @@ def test_connections_of_ended_threads_are_closed(sqlite: SqliteJournal) -> None:
 
     for _ in range(20):
         together(look)
-    assert len(sqlite._connections) <= 2
+    assert len(sqlite._database._connections) <= 2

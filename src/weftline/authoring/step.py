@@ -150,6 +150,12 @@ def lower(output: Composition[Any], objects: ObjectStore) -> Lowered:
             order.append(composition)
         return at
 
+    def place_all(entry: object) -> int | list[int]:
+        if isinstance(entry, Composition):
+            return place(entry)
+        assert isinstance(entry, list)
+        return [place(one) for one in entry]
+
     for composition in order:  # grows while it is walked
         function = composition._function
         stored = functions.get(id(function))
@@ -174,12 +180,7 @@ def lower(output: Composition[Any], objects: ObjectStore) -> Lowered:
                     captured.plain,
                     stored.retry_on,
                 ),
-                inputs=tuple(
-                    [
-                        [place(one) for one in entry] if type(entry) is list else place(entry)
-                        for entry in found
-                    ]
-                ),
+                inputs=tuple([place_all(entry) for entry in found]),
                 placement=options.placement,
                 policy=options.policy,
                 metadata=options.metadata,

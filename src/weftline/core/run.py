@@ -452,8 +452,9 @@ class Run:
 
     def _decided(self, event: ConditionDecided, at: float, graph: Graph | None) -> None:
         step = self._step(event.step)
-        if step.status is not WAITING or step.condition is not None:
-            raise ImpossibleEvent(f"the condition of step {step.name!r} is decided once")
+        is_due = step.spec.when is not None and (step.joined or not step.waiting_on)
+        if step.status is not WAITING or step.condition is not None or not is_due:
+            raise ImpossibleEvent(f"the condition of step {step.name!r} is not to be decided now")
         step.condition = event.holds
         if event.holds:
             self._make_ready(step)

@@ -24,11 +24,11 @@ CHANGES_BY_OTHERS = "PRAGMA data_version"
 
 
 def settings(max_pages: int | None) -> str:
-    """Set up a new connection: durable commits, a log that is folded in at 8 MB and not kept
-    beyond 64 MB, and at most `max_pages` pages of 4 KiB in the database."""
+    """Set up a new connection: durable commits, a write-ahead log that is folded in at 8 MB and
+    not kept beyond 64 MB, and at most `max_pages` pages of 4 KiB in the database."""
     cap = "" if max_pages is None else f"PRAGMA max_page_count = {max_pages:d};"
     return (
-        "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 2000;"
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 2000;"
         f"PRAGMA journal_size_limit = {64 * 1024 * 1024}; {cap}"
     )
 
@@ -146,6 +146,3 @@ READ_GRAPH = "SELECT steps FROM graphs WHERE hash = ? ORDER BY page"
 
 READ_ENVIRONMENT = "SELECT body FROM environments WHERE hash = ?"
 """One environment."""
-
-READ_POSITION = "SELECT epoch, last_seq FROM runs WHERE run_id = ?"
-"""How far a run has come: whether a commit of unknown end took place."""

@@ -1,0 +1,1 @@
+"""What Weftline reaches, measured beside what the machine itself can do."""

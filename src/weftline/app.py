@@ -1,0 +1,605 @@
+"""Joins everything: one home, opened by this process, with its journal, objects and engine."""
+
+import atexit
+import os
+import sys
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from weftline import errors as known_errors
+from weftline.adapters.journal.memory import MemoryJournal
+from weftline.adapters.journal.sqlite import SqliteJournal
+from weftline.adapters.objects.local import LocalObjectStore
+from weftline.adapters.objects.memory import MemoryObjectStore
+from weftline.codecs import decode, decode_error
+from weftline.config import Settings, load_settings
+from weftline.core.environment import Environment
+from weftline.core.events import RunStatus
+from weftline.core.graph import differences, encode_pages
+from weftline.core.run import Run, StepState
+from weftline.core.values import Error
+from weftline.core.workflow import Workflow
+from weftline.engine.active import Ended, Gone, News, Output, Stalled, Submission
+from weftline.engine.committer import Committer
+from weftline.engine.engine import Engine
+from weftline.engine.recovery import Recorded, RunReader, read_run
+from weftline.errors import (
+    StepNotFoundError,
+    StorageFull,
+    WeftlineError,
+    WorkflowCanceledError,
+    WorkflowExecutionError,
+    WorkflowNotFoundError,
+    WorkflowNotResumableError,
+    WorkflowRunningError,
+)
+from weftline.ports import Creation, Executor, ObjectStore, RunRecord
+from weftline.version import __version__
+from weftline.workers.children import Children
+from weftline.workers.inline import Inline
+from weftline.workers.orphans import end_orphans
+from weftline.workers.slots import Slots, find_slots
+
+PATIENCE_STORAGE_S = 30.0
+"""How long a driver waits for a home that cannot be written before it lets its run go."""
+
+MIN_LOOK_S, MAX_LOOK_S = 0.005, 0.05
+"""How often a waiting reader asks whether another thread or process has committed."""
+
+
+class App:
+    """Everything this process needs to run workflows in one home."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.journal: SqliteJournal | MemoryJournal
+        self.objects: ObjectStore
+        if settings.home is None or settings.objects is None:
+            self.journal, self.objects = MemoryJournal(), MemoryObjectStore()
+        else:
+            self.journal = SqliteJournal(settings.home)
+            self.objects = LocalObjectStore(settings.objects)
+        self._slots: Slots = find_slots(
+            settings.num_cpus, settings.num_gpus, settings.resources, os.environ
+        )
+        self._lock = threading.Lock()
+        self._shared: _EngineThread | None = None
+        self._pid = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process opened it; a forked one opens its own."""
+        return self._pid == os.getpid()
+
+    # -- starting and continuing runs -----------------------------------------------------------
+
+    def start(
+        self,
+        workflow: Workflow,
+        *,
+        run_id: str,
+        objects: tuple[str, ...] = (),
+        warned: tuple[str, ...] = (),
+        follow: bool = False,
+        quiet: bool = False,
+    ) -> "Drive":
+        """Submit a new run and drive it from here.
+
+        The drive raises WorkflowRunningError when the id is taken.
+        """
+        graph_hash, pages = encode_pages(workflow.graph.steps)
+        submission = Submission(
+            run_id=run_id,
+            creation=Creation(
+                workflow=workflow.name,
+                created_at=time.time(),
+                environment=environment_here(),
+                metadata=workflow.metadata,
+            ),
+            graph=workflow.graph,
+            graph_hash=graph_hash,
+            pages=pages,
+            objects=objects,
+            warnings=warned,
+        )
+        drive = Drive(self, run_id, self._engine(), quiet)
+        self._check(drive, drive.engine.refusal_of(workflow.graph))
+        drive.engine.submit(submission, drive.listen, forward=not quiet, wants_events=follow)
+        return drive
+
+    @staticmethod
+    def _check(drive: "Drive", problem: WeftlineError | None) -> None:
+        if problem is not None:
+            drive.abandon()
+            raise problem
+
+    def proceed(
+        self,
+        run_id: str,
+        *,
+        written: Workflow | None = None,
+        follow: bool = False,
+        quiet: bool = False,
+    ) -> "Drive | Ended":
+        """Let a recorded run go on from here; its end, when it has a result already.
+
+        `written` is what the person asks to be run under this id: where it differs from what is
+        recorded, they are warned, and what is recorded runs.
+
+        Raises: WorkflowNotFoundError, WorkflowRunningError.
+        """
+        shared = self._shared
+        if shared is not None and shared.engine.drives(run_id) is not None:
+            if shared.engine.drives(run_id):
+                raise WorkflowRunningError(f"run {run_id!r} is running in this process", run_id)
+            drive = Drive(self, run_id, shared, quiet)
+            shared.engine.rejoin(run_id, drive.listen, forward=not quiet)
+            return drive
+        recorded = read_run(self.journal, run_id)
+        if written is not None:
+            self._warn_of_changes(recorded, written)
+        if recorded.run.finished is RunStatus.SUCCESSFUL:
+            return _ending_of(recorded.run)
+        self._make_free(recorded.record)
+        environment, noted = _usable_environment(recorded.record.creation.environment)
+        for text in noted:
+            warnings.warn(text, stacklevel=4)
+        drive = Drive(self, run_id, self._engine(), quiet)
+        left = [step.spec for step in recorded.run.steps if not step.is_ended]
+        self._check(drive, drive.engine.lacking(left))
+        drive.engine.adopt(
+            recorded,
+            drive.listen,
+            environment=environment,
+            warnings=noted,
+            forward=not quiet,
+            wants_events=follow,
+        )
+        return drive
+
+    def _make_free(self, record: RunRecord) -> None:
+        """See that nobody drives the run any more, and end what a dead engine left behind."""
+        owner = record.engine
+        if owner is None or (self._shared is not None and owner == self._shared.engine_id):
+            return
+        if self.journal.is_alive(owner):
+            # The owner of a failed run may still be finishing steps of it; it may be taken.
+            if record.summary.status in (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.PENDING):
+                raise WorkflowRunningError(
+                    f"run {record.run_id!r} is running in another process", record.run_id
+                )
+        elif self.settings.home is not None:
+            end_orphans(self.settings.home, owner)
+
+    def _warn_of_changes(self, recorded: Recorded, written: Workflow) -> None:
+        changes = differences(recorded.graph, written.graph)
+        if changes:
+            warnings.warn(
+                f"run {recorded.record.run_id!r} goes on as it was recorded, although the workflow"
+                f" was changed since: {'; '.join(changes)}. Use another id to run it as it is now.",
+                stacklevel=5,
+            )
+
+    # -- looking at runs ------------------------------------------------------------------------
+
+    def get_run(self, run_id: str) -> RunRecord:
+        """The run's row. Raises: WorkflowNotFoundError."""
+        record = self.journal.find_run(run_id)
+        if record is None:
+            raise WorkflowNotFoundError(f"No such workflow_id {run_id}", run_id)
+        return record
+
+    def status_of(self, record: RunRecord) -> RunStatus:
+        """The run's status now: an open run that nobody drives is RESUMABLE."""
+        status = record.summary.status
+        if status not in (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.PENDING):
+            return status
+        if record.engine is None or not self._is_driven(record.engine, record.run_id):
+            return RunStatus.RESUMABLE
+        return status
+
+    def _is_driven(self, engine: str, run_id: str) -> bool:
+        shared = self._shared
+        if shared is not None and shared.engine_id == engine:
+            return shared.engine.drives(run_id) is not None
+        return self.journal.is_alive(engine)
+
+    def read(self, run_id: str) -> Recorded:
+        """The run, folded from its journal. Raises: WorkflowNotFoundError."""
+        return read_run(self.journal, run_id)
+
+    def delete(self, run_id: str) -> None:
+        """Forget the run. Raises: WorkflowNotFoundError, WorkflowRunningError."""
+        record = self.get_run(run_id)
+        status = self.status_of(record)
+        is_busy = self._shared is not None and self._shared.engine.drives(run_id) is not None
+        if is_busy or status in (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.PENDING):
+            raise WorkflowRunningError(
+                f"run {run_id!r} is {status}: it cannot be deleted while it is driven", run_id
+            )
+        if not self.journal.delete_run(run_id, record.epoch):
+            raise WorkflowRunningError(f"run {run_id!r} was just taken over or deleted", run_id)
+
+    def wait_for(self, run_id: str, name: str | None, timeout_s: float | None) -> Any:
+        """The value of the run, or of its step `name`, as soon as there is one; drives nothing.
+
+        Raises: TimeoutError, the step's or run's own error, WorkflowNotFoundError,
+        StepNotFoundError, WorkflowNotResumableError when it is RESUMABLE or CANCELED.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        reader = RunReader(self.journal, run_id)
+        pause = MIN_LOOK_S
+        while True:
+            seen = self.journal.change_count()
+            reader.refresh()
+            recorded = reader.recorded()
+            if self._has_answer(recorded, name):
+                return self._answer(recorded, name)
+            while self.journal.change_count() == seen:
+                left = MAX_LOOK_S if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    what = f"step {name!r} of run {run_id!r}" if name else f"run {run_id!r}"
+                    raise TimeoutError(f"{what} has no result after {timeout_s:g} s")
+                if self.status_of(recorded.record) is RunStatus.RESUMABLE:
+                    break
+                time.sleep(min(pause, left))
+                pause = min(pause * 1.5, MAX_LOOK_S)
+
+    def _has_answer(self, recorded: Recorded, name: str | None) -> bool:
+        run = recorded.run
+        if not run.is_open or self.status_of(recorded.record) is RunStatus.RESUMABLE:
+            return True
+        step = run.find_step(name) if name is not None else None
+        if step is None:
+            return False
+        return run.value_of(step.number) is not None or step.is_ended
+
+    def _answer(self, recorded: Recorded, name: str | None) -> Any:
+        run, run_id = recorded.run, recorded.record.run_id
+        if name is None:
+            if run.is_open:
+                raise WorkflowNotResumableError(
+                    f"run {run_id!r} is RESUMABLE and has no result: resume it first", run_id
+                )
+            return self.result_of(run_id, _ending_of(run))
+        step = run.find_step(name)
+        if step is None:
+            raise StepNotFoundError(f"No such step_id {name} in workflow {run_id}", run_id)
+        value = run.value_of(step.number)
+        if value is not None:
+            return decode(value, self.objects)
+        error = run.error_of(step.number)
+        if error is not None:
+            raise self.exception_of(run_id, error, step.name)
+        raise WorkflowExecutionError(
+            f"step {name!r} of run {run_id!r} has no value: it is {run.status_of(step)} and the"
+            f" run is {self.status_of(recorded.record)}",
+            run_id,
+        )
+
+    # -- results and errors ---------------------------------------------------------------------
+
+    def result_of(self, run_id: str, ended: Ended) -> Any:
+        """The value that the run ended with. Raises: what it failed of."""
+        if ended.status is RunStatus.SUCCESSFUL:
+            return None if ended.value is None else decode(ended.value, self.objects)
+        if ended.status is RunStatus.CANCELED:
+            raise WorkflowCanceledError(
+                f"run {run_id!r} was canceled; resume it to let it go on", run_id
+            )
+        if ended.error is None:
+            raise WorkflowExecutionError(
+                f"run {run_id!r} is held back: {ended.reason}. Mend the cause, then resume it with"
+                f" workflow.resume({run_id!r})",
+                run_id,
+            )
+        raise self.exception_of(run_id, ended.error, ended.step)
+
+    def exception_of(self, run_id: str, error: Error, step: str | None) -> BaseException:
+        """The user's own exception again, with a note; else a WorkflowExecutionError."""
+        note = (
+            f"Raised in step {step!r} of run {run_id!r}. What has finished is kept: mend the cause,"
+            f" then go on with workflow.resume({run_id!r})."
+        )
+        found = decode_error(error, self.objects)
+        if found is None:
+            found = _own_error(error)
+        if found is None:
+            found = WorkflowExecutionError(
+                f"step {step!r} of run {run_id!r} failed: {error.type}: {error.text}",
+                run_id,
+                error_type=error.type,
+                error_text=error.text,
+                traceback=error.traceback,
+            )
+        if error.traceback:
+            found.add_note("In the step:\n" + error.traceback.rstrip())
+        found.add_note(note)
+        return found
+
+    # -- engines --------------------------------------------------------------------------------
+
+    def _engine(self) -> "_EngineThread | _EngineHere":
+        """What drives runs: one engine on its own thread for the whole process, or, with the
+        inline executor, a fresh engine in the thread that calls."""
+        if self.settings.executor == "inline":
+            return _EngineHere(self)
+        with self._lock:
+            if self._shared is None:
+                self._shared = _EngineThread(self)
+            return self._shared
+
+    def new_engine(
+        self, executor: Executor, engine_id: str, committer: Committer | None = None
+    ) -> Engine:
+        """An engine on this home, registered as alive."""
+        self.journal.register(engine_id)
+        return Engine(engine_id, self.journal, executor, time, committer=committer)
+
+    def new_inline(self) -> Inline:
+        return Inline(objects=self.objects, slots=self._slots)
+
+    def new_children(self, engine_id: str) -> Children:
+        home, objects = self.settings.home, self.settings.objects
+        assert home is not None
+        assert objects is not None
+        return Children(
+            home=home,
+            engine=engine_id,
+            objects_factory="weftline.adapters.objects.local:LocalObjectStore",
+            objects_root=str(objects),
+            slots=self._slots,
+            variables={
+                "WEFTLINE_DATABASE": str(home),
+                "WEFTLINE_STORAGE": str(objects.parent),
+            },
+            version=__version__,
+        )
+
+    def close(self) -> None:
+        """Let every run go and end all children; the App is not used afterwards."""
+        if not self.is_ours:
+            return
+        with self._lock:
+            shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.close()
+        self.journal.close()
+
+
+class _EngineThread:
+    """The process's engine, on a thread of its own for as long as the process lives."""
+
+    def __init__(self, app: App) -> None:
+        self.engine_id = uuid.uuid4().hex
+        self._journal = app.journal
+        self._executor = app.new_children(self.engine_id)
+        self._committer = Committer(app.journal, self._executor.wake)
+        self.engine = app.new_engine(self._executor, self.engine_id, self._committer)
+        self._thread = threading.Thread(target=self._main, name="weftline-engine", daemon=True)
+        self._thread.start()
+
+    def _main(self) -> None:
+        try:
+            self.engine.run_forever()
+        finally:
+            self._committer.close()
+            self._executor.close()
+
+    def pump(self) -> None:
+        """Nothing: the thread turns by itself."""
+
+    def release(self) -> None:
+        """Nothing: the engine outlives its runs."""
+
+    def close(self) -> None:
+        self.engine.stop()
+        self._thread.join(10.0)
+        self._journal.release(self.engine_id)
+
+
+class _EngineHere:
+    """An engine for one run, turned by the thread that waits for it."""
+
+    def __init__(self, app: App) -> None:
+        self.engine_id = uuid.uuid4().hex
+        self._journal = app.journal
+        self._executor = app.new_inline()
+        self.engine = app.new_engine(self._executor, self.engine_id)
+
+    def pump(self) -> None:
+        self.engine.turn()
+
+    def release(self) -> None:
+        self._executor.close()
+        self._journal.release(self.engine_id)
+
+
+class Drive:
+    """A run that is being driven from here: what happens in it, and its end."""
+
+    def __init__(
+        self, app: App, run_id: str, host: "_EngineThread | _EngineHere", quiet: bool
+    ) -> None:
+        self.run_id, self._app, self._host = run_id, app, host
+        self.engine = host.engine
+        self._mailbox: SimpleQueue[News] = SimpleQueue()
+        self.listen: Callable[[News], None] = self._mailbox.put
+        self._quiet = quiet
+
+    def news(self, timeout_s: float | None = None) -> News | None:
+        """The next news of the run; None when there is none in time.
+
+        Raises: StorageFull when the home could not be written for too long (the run is let go).
+        """
+        try:
+            if isinstance(self._host, _EngineHere):
+                while self._mailbox.empty():
+                    self._host.pump()
+            news = self._mailbox.get(timeout=timeout_s)
+        except Empty:
+            return None
+        if isinstance(news, Stalled):
+            waited = time.monotonic() - news.since
+            if waited >= PATIENCE_STORAGE_S:
+                self.let_go()
+                if isinstance(news.error, StorageFull):
+                    raise StorageFull(
+                        *news.error.args[:1],
+                        f"{news.error}; run {self.run_id!r} was let go after {waited:.0f} s: free"
+                        " some space, then resume it",
+                    ) from news.error
+                raise news.error
+        return news
+
+    def wait(self) -> Ended:
+        """Wait for the run's end, and print what its steps print meanwhile.
+
+        Raises: WorkflowRunningError and others when the run is not driven from here after all;
+        KeyboardInterrupt lets the run go, so that it is RESUMABLE.
+        """
+        try:
+            while True:
+                news = self.news()
+                if isinstance(news, Ended):
+                    return news
+                if isinstance(news, Gone):
+                    raise news.error
+                if isinstance(news, Output):
+                    print_output(news)
+        except KeyboardInterrupt as interrupt:
+            self.let_go()
+            interrupt.add_note(
+                f"Run {self.run_id!r} is RESUMABLE: workflow.resume({self.run_id!r}) goes on."
+            )
+            raise
+        finally:
+            self._host.release()
+
+    def cancel(self) -> None:
+        """End the run: running steps are killed, no further one starts."""
+        self.engine.cancel(self.run_id)
+
+    def let_go(self) -> None:
+        """Stop driving the run; it is RESUMABLE when this returns."""
+        done = threading.Event()
+        self.engine.let_go(self.run_id, done.set)
+        while not done.is_set():
+            self._host.pump()
+            done.wait(0.01 if isinstance(self._host, _EngineHere) else 10.0)
+
+    def abandon(self) -> None:
+        """Give back what was opened for a run that is not started after all."""
+        self._host.release()
+
+
+# -- this process's home ------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_app: App | None = None
+_PLACES = ("storage", "database")
+
+
+def open_home(**given: Any) -> bool:
+    """Choose this process's home and settings (as `config.load_settings` takes them); whether it
+    was not chosen before.
+
+    Raises: InvalidSettings; RuntimeError when something else was chosen before.
+    """
+    global _app
+    settings = load_settings(given)
+    with _lock:
+        if _app is None or not _app.is_ours:
+            _app = App(settings)
+            return True
+        now = _app.settings
+    if (settings.home, settings.objects) != (now.home, now.objects):
+        raise RuntimeError(
+            f"workflows of this process are kept in {now.home or 'memory'} already; another home"
+            f" ({settings.home or 'memory'}) needs another process"
+        )
+    changed = [
+        name
+        for name, value in given.items()
+        if value is not None
+        and name not in _PLACES
+        and getattr(settings, name) != getattr(now, name)
+    ]
+    if changed:
+        raise RuntimeError(
+            f"workflow.init() was called before, and {', '.join(changed)} cannot change afterwards"
+        )
+    return False
+
+
+def home() -> App:
+    """This process's home; the first call opens the default one."""
+    global _app
+    app = _app
+    if app is None or not app.is_ours:
+        with _lock:
+            if _app is None or not _app.is_ours:
+                _app = App(load_settings({}))
+            app = _app
+    return app
+
+
+@atexit.register
+def close_home() -> None:
+    """Let go of the home: runs that are still open are RESUMABLE, children end."""
+    global _app
+    with _lock:
+        app, _app = _app, None
+    if app is not None:
+        app.close()
+
+
+# -- what goes in and comes out -----------------------------------------------------------------
+
+
+def print_output(output: Output) -> None:
+    """Lines of a step on the driver's own stdout or stderr, with the step's name."""
+    stream = sys.stderr if output.stream == "stderr" else sys.stdout
+    lines = output.text.splitlines()
+    stream.write("".join(f"({output.step}) {line}\n" for line in lines))
+    stream.flush()
+
+
+def environment_here() -> Environment:
+    """This process, as the environment that children of its runs are started in."""
+    cwd = os.getcwd()
+    return Environment(
+        python=sys.executable, sys_path=tuple(entry or cwd for entry in sys.path), cwd=cwd
+    )
+
+
+def _usable_environment(recorded: Environment) -> tuple[Environment, tuple[str, ...]]:
+    """The recorded environment, or this process's own where it is gone, and what to say."""
+    here = environment_here()
+    if not Path(recorded.python).exists():
+        text = f"the run's interpreter {recorded.python} is gone; {here.python} is used instead"
+        return here, (text,)
+    if not Path(recorded.cwd).is_dir():
+        text = f"the run's folder {recorded.cwd} is gone; {here.cwd} is used instead"
+        return Environment(python=recorded.python, sys_path=here.sys_path, cwd=here.cwd), (text,)
+    return recorded, ()
+
+
+def _own_error(error: Error) -> BaseException | None:
+    """An error that Weftline itself recorded, by its name; it is stored without a pickle."""
+    module, _, name = error.type.rpartition(".")
+    found = getattr(known_errors, name, None) if module == known_errors.__name__ else None
+    if isinstance(found, type) and issubclass(found, WeftlineError):
+        return found(error.text)
+    return None
+
+
+def _ending_of(run: Run) -> Ended:
+    step: StepState | None = None if run.failed_step is None else run.steps[run.failed_step]
+    return Ended(run.status, run.value, run.error, step.name if step else None, run.held)

@@ -1,0 +1,1 @@
+"""The command line: `weft`, one file per noun."""

@@ -1,0 +1,238 @@
+"""The command `weft`: what can be asked of it, and where each error ends.
+
+Only Typer is imported before it is known what is wanted, so that `weft --help` answers at once.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from weftline.version import __version__
+
+app = typer.Typer(
+    name="weft",
+    add_completion=False,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+)
+runs = typer.Typer(no_args_is_help=False)
+app.add_typer(runs, name="runs")
+
+RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show only the result: no steps, nothing they print.")
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: carries out the command and ends the process with its status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    is_debug = "--debug" in given
+    _make_streams_robust()
+    try:
+        # It may stand anywhere: who has just seen an error puts it at the end of the line.
+        words = [one for one in given if one != "--debug"]
+        status = app(words, prog_name="weft", standalone_mode=False)
+        sys.stdout.flush()
+        code = status if isinstance(status, int) else 0
+    except BaseException as error:
+        if is_debug and not isinstance(error, SystemExit):
+            raise
+        code = _status_of(error)
+    sys.exit(code)
+
+
+def _status_of(error: BaseException) -> int:
+    """Tell of the error in one message; the exit status."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, BrokenPipeError):
+        # Nobody reads on. What Python would still flush at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        sys.stderr.write("\n")
+        return 130
+    from weftline.cli.terminal import say_error
+    from weftline.errors import WeftlineError
+
+    if isinstance(error, typer.BadParameter) and error.ctx is None:
+        say_error(error.message)
+        return 2
+    told = getattr(error, "format_message", None)
+    if told is not None:  # Typer's own
+        say_error(_in_our_words(told()))
+        return int(getattr(error, "exit_code", 2))
+    if isinstance(error, WeftlineError):
+        say_error(str(error))
+    else:
+        text = str(error)
+        say_error(f"{type(error).__name__}{': ' if text else ''}{text} (--debug shows where)")
+    return 1
+
+
+def _in_our_words(text: str) -> str:
+    text = " ".join(text.split())
+    return text[:1].lower() + text[1:].removesuffix(".")
+
+
+def _make_streams_robust() -> None:
+    """No character that a stream cannot write shall end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+@app.callback(invoke_without_command=True)
+def weft(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    """Run machine-learning workflows that lose nothing, and look at their runs."""
+    if version:
+        sys.stdout.write(f"weft {__version__}\n")
+        raise typer.Exit
+    _help_without_command(context)
+
+
+@runs.callback(invoke_without_command=True)
+def runs_alone(context: typer.Context) -> None:
+    """List, show, continue and delete runs."""
+    _help_without_command(context)
+
+
+def _help_without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        sys.stderr.write(context.get_help() + "\n")
+        raise typer.Exit(2)
+
+
+@app.command("run")
+def run(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE[:NAME]",
+            help="A Python file, and the composition in it, or the function that returns one."
+            " Without NAME: main, else workflow, else the only composition or step.",
+            show_default=False,
+        ),
+    ],
+    run_id: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            help="The run's id. One that was used before goes on where it stopped.",
+            show_default=False,
+        ),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param",
+            "-p",
+            metavar="NAME=VALUE",
+            help="An argument of the function: JSON, or else text. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> int:
+    """Run a workflow from here, and watch it.
+
+    Ctrl-C asks whether to cancel the run or to leave it, so that it can be resumed.
+    """
+    from weftline.cli.run import run_file
+
+    return run_file(file, run_id=run_id, params=param or [], quiet=quiet, as_json=as_json)
+
+
+@runs.command("list")
+def list_(
+    status: Annotated[
+        list[str] | None,
+        typer.Option(help="Only runs of this status. May be repeated.", show_default=False),
+    ] = None,
+    workflow: Annotated[
+        str | None, typer.Option(help="Only runs of this workflow.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="So many at most; 0: all.")] = 50,
+    as_json: AsJson = False,
+) -> int:
+    """List runs, newest first."""
+    from weftline.cli.runs import list_runs
+
+    return list_runs(statuses=status or [], workflow=workflow, limit=limit, as_json=as_json)
+
+
+@runs.command("show")
+def show(run_id: RunId, as_json: AsJson = False) -> int:
+    """Show a run and its graph."""
+    from weftline.cli.runs import show_run
+
+    return show_run(run_id, as_json=as_json)
+
+
+@runs.command("output")
+def output(
+    run_id: RunId,
+    step: Annotated[
+        str | None, typer.Option(help="The value of this step.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Print the result of a run, or the value of one of its steps."""
+    from weftline.cli.runs import print_output
+
+    return print_output(run_id, step=step, as_json=as_json)
+
+
+@runs.command("logs")
+def logs(
+    run_id: RunId,
+    step: Annotated[str | None, typer.Option(help="Only of this step.", show_default=False)] = None,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Only of this try of it.", show_default=False)
+    ] = None,
+    stream: Annotated[
+        str | None, typer.Option(metavar="out|err", help="Only this stream.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Print what the steps of a run printed.
+
+    A line of stdout comes as "step | line", one of stderr as "step ! line".
+    """
+    from weftline.cli.runs import print_logs
+
+    return print_logs(run_id, step=step, attempt=attempt, stream=stream, as_json=as_json)
+
+
+@runs.command("resume")
+def resume(run_id: RunId, quiet: Quiet = False, as_json: AsJson = False) -> int:
+    """Let a run go on from here that was interrupted, failed, or was canceled."""
+    from weftline.cli.run import resume_run
+
+    return resume_run(run_id, quiet=quiet, as_json=as_json)
+
+
+@runs.command("delete")
+def delete(
+    run_id: RunId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Forget a run and everything recorded of it."""
+    from weftline.cli.runs import delete_run
+
+    return delete_run(run_id, yes=yes, as_json=as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What a run or a step ended with, for people and for programs.
+
+A value is the user's own, and may be of a class that is not to be had here: then what was noted
+when it was made stands for it.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+from weftline.app import App
+from weftline.core.events import StepSucceeded
+from weftline.core.run import Run
+from weftline.core.values import Error, Inline, ListOf, Object, Packed, unpack
+from weftline.engine.recovery import RunReader
+
+
+class Loaded(NamedTuple):
+    """A value; with `problem`, why it could not be loaded, and then `preview` stands for it."""
+
+    value: Any
+    preview: str | None = None
+    problem: str | None = None
+
+
+def load_result(app: App, run_id: str, step: str | None) -> Loaded:
+    """The recorded value of the run or of its step; there must be one."""
+    try:
+        return Loaded(app.wait_for(run_id, step, 0.0))
+    except Exception as error:  # it is the user's own class, and may raise anything
+        problem = f"{type(error).__name__}: {error}"
+    reader = RunReader(app.journal, run_id)
+    events = [event for _, event in reader.refresh()]
+    number = _source_of(reader.run, step)
+    for event in reversed(events):
+        if isinstance(event, StepSucceeded) and event.step == number:
+            return Loaded(None, event.preview or described(bytes(event.value)), problem)
+    return Loaded(None, "(not known)", problem)
+
+
+def _source_of(run: Run, step: str | None) -> int | None:
+    """The step in which the value was made: steps that return steps take theirs from those."""
+    found: int | list[int] = run.names[step] if step is not None else run.scopes[0].output
+    while not isinstance(found, list) and (opened := run.steps[found].opened) is not None:
+        found = run.scopes[opened].output
+    return None if isinstance(found, list) else found
+
+
+def described(packed: Packed) -> str:
+    """What can be said of a value without loading it."""
+    value = unpack(packed)
+    if isinstance(value, Inline):
+        return bytes(value.data).decode() if value.codec == "json" else f"(a {value.codec} value)"
+    if isinstance(value, Object):
+        return f"(a {value.codec} value of {value.size:,} bytes)"
+    return f"(a list of {len(value.values):,} values)" if isinstance(value, ListOf) else "(a value)"
+
+
+def is_json(value: Any) -> bool:
+    """Whether JSON brings the value back as it is."""
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def error_document(error: Error | None) -> dict[str, str] | None:
+    """An error for programs."""
+    if error is None:
+        return None
+    return {"type": error.type, "text": error.text, "traceback": error.traceback}

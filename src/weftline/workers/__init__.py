@@ -1,0 +1,1 @@
+"""Where attempts happen: the executors of one machine, their children, and what a child does."""

@@ -1,0 +1,120 @@
+"""Carrying out one attempt: load, call, and pack what came of it. Used by children and inline."""
+
+import sys
+from collections.abc import Coroutine
+from contextvars import ContextVar, copy_context
+from types import CoroutineType
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
+
+from weftline.code import load_function
+from weftline.codecs import decode, encode, encode_error, load_arguments
+from weftline.core.graph import encode_pages
+from weftline.core.values import Error, Object
+from weftline.ports import ObjectStore
+from weftline.wire import Call, Outcome, Raised, Returned, ReturnedSteps, pack_error
+
+
+class Current(NamedTuple):
+    """The attempt that is being carried out. The key is the same for all attempts of a step."""
+
+    run_id: str
+    step: str
+    attempt: int
+    idempotency_key: str
+
+
+_call: ContextVar[Call] = ContextVar("weftline-call")
+# Threads that a step starts have a context of their own; mostly there is one attempt in a process.
+_calls: list[Call] = []
+
+
+def current() -> Current | None:
+    """The attempt that the caller is part of; None outside of one."""
+    call = _call.get(None)
+    if call is None:
+        if len(_calls) != 1:
+            return None
+        call = _calls[0]
+    return Current(call.run_id, call.step, call.number, f"{call.run_id}/{call.step}")
+
+
+def carry_out(
+    function: Object,
+    call: Call,
+    started_at: float,
+    objects: ObjectStore,
+    *,
+    interrupts: tuple[type[BaseException], ...] = (),
+) -> Outcome:
+    """What comes of the call: whatever goes wrong is its failure, but for `interrupts`.
+
+    `took_s` and `log` of the outcome are for the caller to fill in.
+    """
+    _calls.append(call)
+    try:
+        # In a context of its own, so that no attempt finds what another one left there.
+        return copy_context().run(_carry_out, function, call, started_at, objects)
+    except interrupts:
+        raise
+    except BaseException as error:
+        return _raised(error, call, started_at, objects)
+    finally:
+        _calls.remove(call)
+
+
+def _carry_out(function: Object, call: Call, started_at: float, objects: ObjectStore) -> Outcome:
+    _call.set(call)
+    target = load_function(function, objects)
+    inputs = [decode(packed, objects) for packed in call.inputs]
+    args, kwargs = load_arguments(call.arguments, inputs, objects)
+    result = target(*args, **kwargs)
+    if type(result) is CoroutineType:
+        result = _awaited(result)
+    graph_of = getattr(type(result), "__weftline_graph__", None)
+    if graph_of is None:
+        value, names, preview = encode(result, objects, f"the result of step {call.step!r}")
+        return Returned(call.key, started_at, 0.0, None, value, preview, names)
+    graph, names = graph_of(result, objects)
+    name, pages = encode_pages(graph.steps)
+    return ReturnedSteps(call.key, started_at, 0.0, None, name, pages, graph.output, names)
+
+
+def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    import asyncio  # 60 ms that most children never need
+
+    return asyncio.run(coroutine)
+
+
+def _raised(error: BaseException, call: Call, started_at: float, objects: ObjectStore) -> Raised:
+    told, names = _told(error, objects)
+    retryable = call.retry_on is None or _is_one_of(error, call.retry_on, objects)
+    return Raised(call.key, started_at, 0.0, None, pack_error(told), retryable, names)
+
+
+def _told(error: BaseException, objects: ObjectStore) -> tuple[Error, tuple[str, ...]]:
+    """The error as it is recorded, and the objects it needs; also when telling it fails."""
+    try:
+        told, names = encode_error(error, objects, skip_frames_of=_own_files())
+    except Exception as problem:
+        text = f"(what it says cannot be told: {type(problem).__name__}: {problem})"
+        return Error(type(error).__qualname__, text), ()
+    if isinstance(error, Exception):
+        return told, names
+    # SystemExit, KeyboardInterrupt: raised again in a driver, they would end it.
+    return replace(told, blob=None), ()
+
+
+def _own_files() -> tuple[str, ...]:
+    """Files whose frames say nothing to whoever wrote the step."""
+    names = (__name__, "asyncio.runners", "asyncio.base_events")
+    return tuple(str(sys.modules[name].__file__) for name in names if name in sys.modules)
+
+
+def _is_one_of(error: BaseException, packed: bytes, objects: ObjectStore) -> bool:
+    """Whether `error` is of the stored classes; where they cannot be loaded, it is of none."""
+    try:
+        return isinstance(error, decode(packed, objects))
+    except Exception:
+        return False

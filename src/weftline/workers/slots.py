@@ -1,0 +1,186 @@
+"""What this machine has for steps, and what is taken of it: CPUs, GPUs and named resources.
+
+Amounts are counted in ten-thousandths, so that a tenth ten times is one.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from weftline.core.policy import Placement
+
+UNIT = 10_000
+UNBOUNDED = 1 << 30
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_NVIDIA = "/proc/driver/nvidia/gpus"
+_CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
+
+
+class Ask(NamedTuple):
+    """What one placement takes, in units."""
+
+    cpus: int
+    gpus: int
+    resources: tuple[tuple[str, int], ...]
+
+
+class Grant(NamedTuple):
+    """What was taken for one child; `devices` are the ids of its GPUs."""
+
+    ask: Ask
+    devices: tuple[str, ...]
+
+
+class Slots:
+    """Hands out CPUs, GPUs and named resources. Used by one thread, but for `check`.
+
+    GPUs are devices: a whole number takes whole devices, less than 1 takes a share of one device.
+    """
+
+    def __init__(
+        self,
+        num_cpus: float,
+        num_gpus: float = 0,
+        resources: Mapping[str, float] | None = None,
+        devices: Sequence[str] = (),
+    ) -> None:
+        self.num_cpus, self.num_gpus = num_cpus, num_gpus
+        self.resources = dict(resources or {})
+        self._cpus = _units(num_cpus)
+        self._amounts = {name: _units(amount) for name, amount in self.resources.items()}
+        gpus = _units(num_gpus)
+        count = -(-gpus // UNIT)
+        names = [*devices, *(str(n) for n in range(len(devices), count))][:count]
+        # The last device may be declared as a part of one: init(num_gpus=0.5).
+        self._declared = {
+            name: min(UNIT, gpus - UNIT * position) for position, name in enumerate(names)
+        }
+        self._devices = dict(self._declared)
+
+    def check(self, placement: Placement) -> str | None:
+        """Why a step of this placement could never run here, or None."""
+        if _units(placement.num_cpus) > _units(self.num_cpus):
+            return _lack("num_cpus", placement.num_cpus, self.num_cpus)
+        gpus = _units(placement.num_gpus)
+        if gpus > UNIT and gpus % UNIT:
+            return (
+                f"asks for num_gpus={placement.num_gpus:g}, but a step takes whole GPUs or a share"
+                " of one: give a whole number, or less than 1"
+            )
+        if gpus and _fitting(self._declared, gpus) == 0:
+            return _lack("num_gpus", placement.num_gpus, self.num_gpus)
+        for name, amount in placement.resources:
+            has = self.resources.get(name, 0)
+            if _units(amount) > _units(has):
+                return (
+                    f"asks for {amount:g} of the resource {name!r} but this machine was declared"
+                    f" to have {has:g} (init(resources=...) or WEFTLINE_RESOURCES declares it)"
+                )
+        return None
+
+    def ask(self, placement: Placement) -> Ask:
+        """What `placement` takes."""
+        resources = tuple((name, _units(n)) for name, n in placement.resources if n)
+        return Ask(_units(placement.num_cpus), _units(placement.num_gpus), resources)
+
+    def count(self, ask: Ask) -> int:
+        """How many more times `ask` could be taken now; `UNBOUNDED` when it asks for nothing."""
+        found = self._cpus // ask.cpus if ask.cpus else UNBOUNDED
+        if ask.gpus or ask.resources:
+            found = min(found, self.count_beside_cpus(ask))
+        return found
+
+    def count_beside_cpus(self, ask: Ask) -> int:
+        """How many more times `ask` could be taken if only there were CPUs enough."""
+        found = UNBOUNDED
+        if ask.gpus:
+            found = _fitting(self._devices, ask.gpus)
+        for name, amount in ask.resources:
+            found = min(found, self._amounts.get(name, 0) // amount)
+        return found
+
+    def take(self, ask: Ask) -> Grant | None:
+        """Take `ask` until it is given back with `release`; None when it does not fit now."""
+        if self.count(ask) < 1:
+            return None
+        self._cpus -= ask.cpus
+        for name, amount in ask.resources:
+            self._amounts[name] -= amount
+        return Grant(ask, self._take_devices(ask.gpus) if ask.gpus else ())
+
+    def release(self, grant: Grant) -> None:
+        """Give back what `take` handed out."""
+        ask = grant.ask
+        self._cpus += ask.cpus
+        for name, amount in ask.resources:
+            self._amounts[name] += amount
+        for device in grant.devices:
+            self._devices[device] += min(ask.gpus, UNIT)
+
+    def _take_devices(self, gpus: int) -> tuple[str, ...]:
+        if gpus < UNIT:
+            # The fullest device that has room, so that whole ones stay whole.
+            fitting = [(free, name) for name, free in self._devices.items() if free >= gpus]
+            taken = [min(fitting, key=lambda each: each[0])[1]]
+        else:
+            whole = [name for name, free in self._devices.items() if free == UNIT]
+            taken = whole[: gpus // UNIT]
+        for name in taken:
+            self._devices[name] -= min(gpus, UNIT)
+        return tuple(taken)
+
+
+def find_slots(
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: Mapping[str, float] | None,
+    environ: Mapping[str, str] = os.environ,
+) -> Slots:
+    """Slots as declared; what is None is found out from the machine.
+
+    GPUs go by the ids in CUDA_VISIBLE_DEVICES where that is set, else by number.
+    """
+    visible = environ.get(_VISIBLE)
+    devices = [] if visible is None else [name for name in visible.split(",") if name.strip()]
+    if num_gpus is None:
+        num_gpus = _count_gpus() if visible is None else len(devices)
+    cpus = _count_cpus() if num_cpus is None else num_cpus
+    return Slots(cpus, num_gpus, resources, [name.strip() for name in devices])
+
+
+def _count_cpus() -> float:
+    """CPUs this process may use: those it may be scheduled on, within its container's quota."""
+    count = float(len(os.sched_getaffinity(0)))
+    try:
+        with open(_CPU_QUOTA) as file:
+            quota, _, period = file.read().partition(" ")
+        return min(count, max(1.0, float(-(-int(quota) // int(period)))))
+    except (OSError, ValueError):  # no such file, or its quota is `max`
+        return count
+
+
+def _count_gpus() -> int:
+    try:
+        return len(os.listdir(_NVIDIA))
+    except OSError:
+        return 0
+
+
+def _fitting(devices: Mapping[str, int], gpus: int) -> int:
+    """How many times `gpus` fits into what is free of these devices."""
+    if gpus < UNIT:
+        return sum(free // gpus for free in devices.values())
+    return sum(free == UNIT for free in devices.values()) // (gpus // UNIT)
+
+
+def _lack(name: str, asked: float, has: float) -> str:
+    return (
+        f"asks for {name}={asked:g} but this machine was declared to have {has:g}"
+        f" (init({name}=...) or WEFTLINE_{name.upper()} declares it)"
+    )
+
+
+def _units(amount: float) -> int:
+    """`amount` in units; something above nothing never becomes nothing."""
+    return max(1, round(amount * UNIT)) if amount > 0 else 0

@@ -1,0 +1,190 @@
+"""Small graphs, and a journal beside its run: what tests of the state machine are written with."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from weftline.core.actions import Action, PythonCall, Wait, WaitKind
+from weftline.core.events import (
+    ConditionDecided,
+    Event,
+    GraphExtended,
+    RunSubmitted,
+    StepFailed,
+    StepLost,
+    StepStarted,
+    StepSucceeded,
+    WaitEnded,
+    decode_event,
+    encode_event,
+)
+from weftline.core.graph import Graph, Input, Join, Step
+from weftline.core.policy import DEFAULT_PLACEMENT, Placement, Policy
+from weftline.core.run import Run, StepState, StepStatus, fold
+from weftline.core.values import Error, Object, Packed, pack_inline
+
+CALL = PythonCall(function=Object("f" * 64, "code", 1), arguments=b"")
+
+
+def step(
+    name: str,
+    *inputs: Input,
+    needs: Iterable[int] = (),
+    when: str | None = None,
+    join: Join = Join.ALL_SUCCEEDED,
+    action: Action = CALL,
+    placement: Placement = DEFAULT_PLACEMENT,
+    **policy: Any,
+) -> Step:
+    """A step that reads the steps at these positions; other options are its policy's."""
+    return Step(
+        name=name,
+        action=action,
+        inputs=inputs,
+        needs=tuple(needs),
+        when=when,
+        join=join,
+        placement=placement,
+        policy=Policy(**policy),
+    )
+
+
+def timer(name: str, seconds: float, *inputs: Input, **options: Any) -> Step:
+    """A step that waits."""
+    return step(name, *inputs, action=Wait(WaitKind.TIMER, seconds=seconds), **options)
+
+
+def graph(*steps: Step, output: int | list[int] = 0) -> Graph:
+    return Graph(steps=list(steps), output=output)
+
+
+def packed(value: object) -> Packed:
+    """The value as a child would hand it over."""
+    return pack_inline("json", msgspec.json.encode(value))
+
+
+def error(text: str = "it broke") -> Error:
+    return Error(type="builtins.ValueError", text=text)
+
+
+class Book:
+    """A run and its journal: each event is recorded together with what follows from it."""
+
+    def __init__(self, first: Graph) -> None:
+        self.run = Run()
+        self.now = 100.0
+        self.events: list[tuple[float, Event]] = []
+        self.graphs: dict[str, Graph] = {"g0": first}
+        self.record(RunSubmitted(graph="g0", output=first.output), first)
+
+    def record(self, event: Event, graph: Graph | None = None) -> list[Event]:
+        """Apply the event; returns what followed from it."""
+        self.now += 1.0
+        self._apply(event, graph)
+        followed: list[Event] = []
+        while (follows := self.run.settle()) is not None:
+            self._apply(follows, None)
+            followed.append(follows)
+        return followed
+
+    def _apply(self, event: Event, graph: Graph | None) -> None:
+        self.run.apply(event, self.now, graph)
+        self.events.append((self.now, event))
+
+    # -- the steps by name ----------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> StepState:
+        found = self.run.find_step(name)
+        assert found is not None, name
+        return found
+
+    def status(self, name: str) -> StepStatus:
+        return self.run.status_of(self[name])
+
+    def statuses(self) -> dict[str, StepStatus]:
+        return {step.name: self.run.status_of(step) for step in self.run.steps}
+
+    def value(self, name: str) -> Packed | None:
+        return self.run.value_of(self[name].number)
+
+    def ready(self) -> list[str]:
+        """Names of the steps that are READY, in the order in which they became so."""
+        listed = [self.run.steps[n] for n in self.run.ready]
+        return [step.name for step in listed if step.status is StepStatus.READY]
+
+    def _next(self, name: str) -> tuple[int, int]:
+        state = self[name]
+        is_running = state.status is StepStatus.RUNNING
+        return state.number, state.attempt if is_running else state.attempt + 1
+
+    def start(self, name: str) -> list[Event]:
+        return self.record(StepStarted(*self._next(name)))
+
+    def succeed(self, name: str, value: object = None) -> list[Event]:
+        return self.record(StepSucceeded(*self._next(name), Raw(packed(value or name))))
+
+    def fail(self, name: str, text: str = "it broke", retry_at: float | None = None) -> list[Event]:
+        return self.record(StepFailed(*self._next(name), error(text), retry_at))
+
+    def lose(self, name: str, reason: str = "killed") -> list[Event]:
+        return self.record(StepLost(*self._next(name), reason))
+
+    def extend(self, name: str, returned: Graph) -> list[Event]:
+        key = f"g{len(self.graphs)}"
+        self.graphs[key] = returned
+        event = GraphExtended(*self._next(name), key, returned.output)
+        return self.record(event, returned)
+
+    def decide(self, name: str, holds: bool) -> list[Event]:
+        return self.record(ConditionDecided(self[name].number, holds))
+
+    def begin_wait(self, name: str) -> list[Event]:
+        return self.record(self.run.begin_wait(self[name].number, self.now))
+
+    def end_wait(self, name: str, value: object = None) -> list[Event]:
+        return self.record(WaitEnded(self[name].number, Raw(packed(value))))
+
+    def reread(self, count: int | None = None) -> Run:
+        """The run that the journal folds into after `count` events, through their stored form."""
+        stored = [(at, decode_event(encode_event(event))) for at, event in self.events[:count]]
+        return fold(stored, self.graphs)
+
+
+def picture(run: Run) -> dict[str, Any]:
+    """All that can be asked of a run and that its journal alone decides, to be compared."""
+    return {
+        "run": (
+            run.status, run.finished, run.held, run.error, run.failed_step, run.value,
+            run.is_paused, run.cancel_requested, run.unfinished, run.succeeded,
+            run.submitted_at, run.started_at, run.ended_at, run.warnings, run.names,
+        ),
+        "steps": [
+            (
+                step.name, _as_recorded(step), run.status_of(step), run.value_of(step.number),
+                run.error_of(step.number), step.attempt, step.tries, step.losses,
+                step.started_at, step.ended_at, step.opened, step.condition, step.waiting_on,
+            )
+            for step in run.steps
+        ],
+        "scopes": [(scope.owner, scope.first, scope.count, scope.closed) for scope in run.scopes],
+    }  # fmt: skip
+
+
+def _as_recorded(step: StepState) -> StepStatus:
+    # Whether the time of a retry has come is not in the journal.
+    is_due = step.status is StepStatus.WAITING and step.due_at is not None
+    return StepStatus.READY if is_due else step.status
+
+
+def recount(run: Run) -> int:
+    """How many steps keep the run from its end, counted one by one."""
+    open_failures = set(run._open_failures)
+    return sum(
+        1
+        for step in run.steps
+        if step.number in open_failures
+        or run.status_of(step) in (StepStatus.WAITING, StepStatus.READY, StepStatus.RUNNING)
+        or (run.status_of(step) is StepStatus.CANCELED and not step.is_ended)
+    )

@@ -1,0 +1,55 @@
+"""The public names, exactly: a name that comes or goes is a decision, and is made here too."""
+
+from importlib import import_module
+
+import pytest
+
+PUBLIC = {
+    "weftline": [
+        "WeftlineError",
+        "WorkflowCanceledError",
+        "WorkflowExecutionError",
+        "WorkflowNotFoundError",
+        "WorkflowRunningError",
+        "__version__",
+        "workflow",
+    ],
+    "weftline.workflow": [
+        "CANCELED",
+        "FAILED",
+        "PAUSED",
+        "PENDING",
+        "RESUMABLE",
+        "RUNNING",
+        "SUCCESSFUL",
+        "StepNotFoundError",
+        "StepTimeoutError",
+        "Workflow",
+        "WorkflowCanceledError",
+        "WorkflowExecutionError",
+        "WorkflowNotFoundError",
+        "WorkflowNotResumableError",
+        "WorkflowRunningError",
+        "WorkflowStatus",
+        "current",
+        "delete",
+        "get_metadata",
+        "get_output",
+        "get_status",
+        "init",
+        "list_all",
+        "resume",
+        "step",
+    ],
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_names_are_exactly_these(module: str) -> None:
+    assert sorted(import_module(module).__all__) == sorted(PUBLIC[module])
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_name_is_there(module: str) -> None:
+    missing = [name for name in PUBLIC[module] if not hasattr(import_module(module), name)]
+    assert missing == []
