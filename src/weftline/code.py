@@ -48,6 +48,7 @@ context = _Context()
 _MISSING = object()
 _MAIN = ("__main__", "__mp_main__")
 _LOADED_FUNCTIONS = 512
+_STORED_NAMES = 10_000
 _REFRESH_S = 3600.0  # garbage collection spares what was stored within 24 h
 
 
@@ -122,7 +123,10 @@ def _note_stored(name: str, objects: ObjectStore) -> None:
     names = _stored.get(objects)
     if names is None:
         names = _stored.setdefault(objects, {})
+    names.pop(name, None)
     names[name] = time.monotonic()
+    if len(names) > _STORED_NAMES:
+        names.pop(next(iter(names)), None)
 
 
 # -- by value or by reference -------------------------------------------------------------------
@@ -385,8 +389,6 @@ class _DefinitionPickler(pickle.Pickler):
         if kind is types.ModuleType:
             return self._reduce_module(thing)
         if kind is types.MethodType:
-            if getattr(thing.__self__, thing.__func__.__name__, None) == thing:
-                return NotImplemented
             return _cloudpickle()._method_reduce(thing)
         if kind is typing.TypeVar:
             if not travels_by_value(thing.__module__):
@@ -417,7 +419,11 @@ class _ValuePickler(_DefinitionPickler):
     def reducer_override(self, thing: Any) -> Any:
         kind = type(thing)
         if issubclass(kind, type) or kind in _CODE_KINDS or kind in _CLOUDPICKLE_KINDS:
+            if kind is types.MethodType and _is_by_name(thing):
+                return NotImplemented
             return super().reducer_override(thing)
+        if isinstance(thing, BaseException):
+            return _reduce_error(thing)
         return NotImplemented
 
     def _reduce_class(self, cls: type) -> Any:
@@ -429,6 +435,34 @@ class _ValuePickler(_DefinitionPickler):
         if name not in self.definitions:
             self.definitions += (name,)
         return restore_class, (cls.__module__, cls.__qualname__, name)
+
+
+def _is_by_name(method: types.MethodType) -> bool:
+    """Whether a bound method is what its object has by its name, as it nearly always is."""
+    return bool(getattr(method.__self__, method.__func__.__name__, None) == method)
+
+
+def _reduce_error(error: BaseException) -> Any:
+    """An exception without its `__init__`, which rarely takes what is in `args`."""
+    kind = type(error)
+    if (
+        isinstance(kind.__init__, types.FunctionType)
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ in (BaseException.__reduce__, OSError.__reduce__)
+    ):
+        reduced: Any = error.__reduce__()
+        return build_error, (kind, reduced[1]), *reduced[2:]
+    return NotImplemented
+
+
+def build_error(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """An exception with these `args`. Written into pickles."""
+    error = kind.__new__(kind, *args)
+    # What an exception of Python's own keeps beside `args`, its own `__init__` sets.
+    inits = (vars(cls).get("__init__") for cls in kind.__mro__)
+    init = next(init for init in inits if init and not isinstance(init, types.FunctionType))
+    init(error, *args)
+    return error
 
 
 # -- classes ------------------------------------------------------------------------------------

@@ -438,6 +438,8 @@ class _Glance:
         self._room -= len(text)
 
     def _show_items(self, start: str, end: str, items: Any, depth: int) -> None:
+        if type(items) is set and not items:
+            start, end = "set(", ")"
         self._say(start)
         comma = ""
         for item in items:
@@ -546,7 +548,7 @@ def _error_blob(
 ) -> tuple[Inline | Object | None, tuple[str, ...]]:
     if not isinstance(error, Exception):
         return None, ()
-    for form in (error, _Remade(error)):
+    for form in (error, _Noted(error)):
         spool = Spool(objects)
         try:
             codec, definitions = dump_value(form, spool, "error")
@@ -557,39 +559,37 @@ def _error_blob(
                 blob, names = Inline(codec, msgspec.Raw(b'"%b"' % base64)), definitions
             else:
                 blob, names = Object(content, codec, size), (content, *definitions)
-            again = _decode(blob, objects)
-            if type(again) is type(error) and _same_error(again, error):
+            if _is_same_error(_decode(blob, objects), error):
                 return blob, names
         except StorageError:
             raise
         except Exception:
-            continue  # it cannot be pickled, or its class does not take `args` as arguments
+            break  # it cannot be pickled, or not be made again
     return None, ()
 
 
-def _same_error(again: BaseException, error: BaseException) -> bool:
-    if str(again) != str(error) or len(again.args) != len(error.args):
-        return False
-    pairs = zip(again.args, error.args, strict=True)
-    return all(type(left) is type(right) for left, right in pairs)
+def _is_same_error(again: Any, error: BaseException) -> bool:
+    return (
+        type(again) is type(error)
+        and str(again) == str(error)
+        and list(map(type, again.args)) == list(map(type, error.args))
+        and getattr(again, "__notes__", None) == getattr(error, "__notes__", None)
+    )
 
 
-class _Remade:
-    """Pickles an exception so that its `__init__`, which may want other arguments, is not run."""
+class _Noted:
+    """Pickles an exception whose own way of being pickled forgets its notes."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        error = self._error
-        return remake_error, (type(error), error.args, error.__dict__)
+        return add_notes, (self._error, getattr(self._error, "__notes__", []))
 
 
-def remake_error(kind: type, args: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
-    """An exception from what it held. Written into pickles."""
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(attributes)
+def add_notes(error: BaseException, notes: list[str]) -> BaseException:
+    """The exception with notes. Written into pickles."""
+    error.__notes__ = notes
     return error
 
 

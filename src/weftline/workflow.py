@@ -347,9 +347,8 @@ def _step_metadata(run: Run, step: StepState) -> dict[str, Any]:
     policy, placement = spec.policy, spec.placement
     inputs = list(dict.fromkeys(spec.upstream()))
     first = run.scopes[step.scope].first
-    ended_at = step.ended_at
-    if ended_at is None and step.opened is not None:
-        ended_at = _end_of_scope(run, step)
+    # One that returned steps ended before they began; its value comes later.
+    ended_at = step.ended_at if step.returned_at is None else step.returned_at
     return {
         "name": step.name,
         "step_options": {
@@ -375,9 +374,3 @@ def _step_metadata(run: Run, step: StepState) -> dict[str, Any]:
         "stats": _known({"start_time": step.started_at, "end_time": ended_at}),
     }
 
-
-def _end_of_scope(run: Run, step: StepState) -> float | None:
-    """When the value of a link in a chain of tail calls was there."""
-    assert step.opened is not None
-    head = run.scopes[run.scopes[step.opened].head]
-    return None if head.owner is None else run.steps[head.owner].ended_at

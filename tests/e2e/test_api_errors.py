@@ -170,7 +170,7 @@ def _refuse_to_be_made() -> None:
 
 @pytest.mark.parametrize("kind", [Unbuildable, Strange, SystemExit, KeyboardInterrupt])
 def test_what_cannot_be_raised_here_is_told(run_id: str, kind: type[BaseException]) -> None:
-    with pytest.raises(workflow.WorkflowExecutionError, match="'thrower'.*the text") as caught:
+    with pytest.raises(workflow.WorkflowExecutionError, match=r"'thrower'.*the text") as caught:
         thrower.step(kind, "the text").run(run_id)
     error = caught.value
     assert error.workflow_id == run_id

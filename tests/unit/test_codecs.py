@@ -82,10 +82,8 @@ def same(left: Any, right: Any) -> bool:
     if type(left) is not type(right):
         return False
     if isinstance(left, float):
-        return (
-            (left == right
-            and math.copysign(1, left) == math.copysign(1, right))
-            or (math.isnan(left) and math.isnan(right))
+        return (left == right and math.copysign(1, left) == math.copysign(1, right)) or (
+            math.isnan(left) and math.isnan(right)
         )
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(same, left, right))
@@ -279,7 +277,7 @@ def test_arrays_come_back_equal_writable_and_in_their_order(kind: str, store: Ob
         assert again(array, store).tobytes() == array.tobytes()
 
 
-class Matrix(np.ndarray):  # type: ignore[misc]
+class Matrix(np.ndarray):  # type: ignore[misc, name-defined]
     pass
 
 
@@ -307,7 +305,7 @@ def test_what_npy_does_not_keep_is_pickled(array: Any, objects: MemoryObjectStor
     assert came.dtype == array.dtype
     assert came.dtype.isalignedstruct == array.dtype.isalignedstruct
     assert (came.dtype.metadata or {}) == (array.dtype.metadata or {})
-    assert came.tolist() == array.tolist()
+    assert repr(came) == repr(array)
 
 
 def test_an_npy_object_is_a_file_that_numpy_reads(objects: MemoryObjectStore) -> None:
@@ -439,7 +437,7 @@ def test_pandas_frames_come_back_exactly(kind: str, store: ObjectStore) -> None:
 
 def polars_frames() -> dict[str, tuple[str, Any]]:
     pl = pytest.importorskip("polars")
-    day = datetime.datetime(2020, 1, 1, 12)
+    day = datetime.datetime.fromisoformat("2020-01-01T12:00")
     plain = pl.DataFrame(
         {
             "i": [1, None, 3],
@@ -739,6 +737,16 @@ class Changing(Exception):
         super().__init__(f"no {name}")
 
 
+class Unreadable(OSError):
+    def __init__(self, path: str, tries: int) -> None:
+        super().__init__(5, "unreadable", path)
+        self.tries = tries
+
+
+class Absent(KeyError):
+    pass
+
+
 class Mute(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -755,7 +763,13 @@ def raised(error: BaseException) -> BaseException:
     "error",
     [
         *(ValueError("a", 1), KeyError("k"), OSError(2, "gone", "file"), Exception()),
-        *(Coded(3, "why"), Changing("name"), ExceptionGroup("g", [ValueError("x"), Coded(1, "y")])),
+        *(
+            Coded(3, "why"),
+            Changing("name"),
+            Unreadable("f", 3),
+            Absent("a"),
+            ExceptionGroup("g", [ValueError("x"), Coded(1, "y")]),
+        ),
         *(UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), WorkflowExecutionError("m", "id")),
         json.JSONDecodeError("bad", "doc", 1),
     ],
@@ -772,6 +786,7 @@ def test_an_exception_is_made_again_from_what_was_kept(
     assert str(came) == str(error)
     assert repr(came) == repr(error)
     assert came.__notes__ == ["a note"]
+    assert getattr(came, "errno", None) == getattr(error, "errno", None)
     came_state = {name: repr(value) for name, value in vars(came).items()}
     assert came_state == {name: repr(value) for name, value in vars(error).items()}
 
@@ -809,11 +824,11 @@ def test_frames_of_our_own_files_are_left_out(objects: MemoryObjectStore) -> Non
         try:
             space["call"](lambda: 1 / 0)
         except ZeroDivisionError:
-            space["call"](lambda: [][1])  # type: ignore[misc, index]
+            space["call"](lambda: [0].index(1))
 
     try:
         space["call"](fail)
-    except IndexError as error:
+    except ValueError as error:
         whole, _ = encode_error(error, objects)
         short, _ = encode_error(error, objects, skip_frames_of=("ours.py",))
     assert whole.traceback.count("ours.py") == 3
@@ -944,9 +959,10 @@ def test_the_same_composition_is_the_same_object(objects: MemoryObjectStore) -> 
 
 def test_a_list_of_compositions_is_one_hole(objects: MemoryObjectStore) -> None:
     steps = [Step() for _ in range(10_000)]
-    captured, found = capture(objects, steps, 1, again=steps, other=steps[:2])
+    others = [Step(), Step()]
+    captured, found = capture(objects, steps, 1, again=steps, other=others)
     assert found[0] is steps
-    assert found[1] == steps[:2]
+    assert found[1] is others
     assert len(found) == 2
     assert isinstance(captured.arguments, bytes)
     assert len(captured.arguments) < 200
@@ -955,6 +971,17 @@ def test_a_list_of_compositions_is_one_hole(objects: MemoryObjectStore) -> None:
     args, kwargs = load_arguments(captured.arguments, [value, [3]], objects)
     assert args[0] is kwargs["again"] is value
     assert kwargs["other"] == [3]
+
+
+def test_a_composition_in_two_lists_is_the_same_object_in_both(objects: MemoryObjectStore) -> None:
+    a, b = Step(), Step()
+    for args in (([a, b], [b]), ([a, b], b), ([a, b, a, b],)):
+        captured, found = capture(objects, *args)
+        assert found == [a, b]
+        values = [object(), object()]
+        came, _ = load_arguments(captured.arguments, values, objects)
+        assert came[0][:2] == values
+        assert came[-1] is values[1] or came[-1][-1] is values[1]
 
 
 def test_only_an_exact_list_of_nothing_but_compositions_is_one_hole(
@@ -971,7 +998,8 @@ def test_only_an_exact_list_of_nothing_but_compositions_is_one_hole(
 
 
 def test_equal_plain_arguments_have_equal_bytes(objects: MemoryObjectStore) -> None:
-    one, other = "".join(["a", "bc"]), "".join(["ab", "c"])
+    one = "abc"
+    other = one.replace("b", "x").replace("x", "b")
     assert one is not other
     for left, right in (
         ((one, one), (one, other)),
@@ -1022,7 +1050,7 @@ def test_large_arguments_are_objects_and_arrays_are_not_copied(tmp_path: Path) -
 
 
 def test_the_argument_that_cannot_be_pickled_is_named(objects: MemoryObjectStore) -> None:
-    with pytest.raises(NotPicklable, match="^argument 2 of step 'train'"):
+    with pytest.raises(NotPicklable, match=r"^argument 2 of step 'train'"):
         capture(objects, 1, LOCK)
     with pytest.raises(NotPicklable, match=r"^argument 'model' of step 'train'\['m'\]\.part: "):
         capture(objects, Step(), model={"m": Model(LOCK)})

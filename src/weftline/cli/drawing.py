@@ -26,10 +26,10 @@ MAX_LINES = 200
 class _Line:
     """A line to be drawn: rails (what stands left of the name) and the group itself."""
 
-    __slots__ = ("group", "rails", "sources")
+    __slots__ = ("depth", "group", "rails", "sources")
 
-    def __init__(self, rails: Text, group: Group, sources: str) -> None:
-        self.rails, self.group, self.sources = rails, group, sources
+    def __init__(self, rails: Text, group: Group, sources: str, depth: int) -> None:
+        self.rails, self.group, self.sources, self.depth = rails, group, sources, depth
 
 
 def draw(tree: Tree, now: float, glyphs: Glyphs) -> list[Text]:
@@ -39,7 +39,7 @@ def draw(tree: Tree, now: float, glyphs: Glyphs) -> list[Text]:
     if hidden > 0:
         del lines[MAX_LINES:]
     details = [details_of(tree, line.group, now) for line in lines]
-    titles = [one_line(_title(tree, line.group, glyphs), 60) for line in lines]
+    titles = ["  " * line.depth + one_line(_title(tree, line.group, glyphs), 60) for line in lines]
     rails_width = max((line.rails.cell_len for line in lines), default=0)
     titles_width = max((Text(title).cell_len for title in titles), default=0)
     times_width = max((len(detail.time) for detail in details), default=0)
@@ -74,7 +74,7 @@ def _lines(tree: Tree, groups: Sequence[Group], glyphs: Glyphs) -> Iterable[_Lin
         if group is None:
             blocks.pop()
             continue
-        yield _Line(blocks[-1].rails, group, blocks[-1].sources)
+        yield _Line(blocks[-1].rails, group, blocks[-1].sources, len(blocks) - 1)
         if group.children:
             before = blocks[-1].margin()
             blocks.append(_Block(list(group.children.values()), before, glyphs))
@@ -173,10 +173,11 @@ class _Block:
     def margin(self) -> Text:
         """What stands left of what the last group returned."""
         margin = self._margin.copy()
-        if self._widest <= MAX_RAILS:
-            for source in self._rails:
-                margin.append(self._glyphs.down if source is not None else " ", "dim")
-                margin.append(" ")
+        rails = [] if self._widest > MAX_RAILS else list(self._rails)
+        while rails and rails[-1] is None:
+            rails.pop()
+        for source in rails:
+            margin.append(f"{self._glyphs.down if source is not None else ' '} ", "dim")
         margin.append(f"{self._glyphs.inner} ", "dim")
         # Lines lie between now: nothing comes down to the next row but what runs on.
         self._above = {n for n, source in enumerate(self._rails) if source is not None}

@@ -76,7 +76,7 @@ class Glyphs:
 
     def bar(self, group: Group, width: int) -> Text:
         """How far the group has come."""
-        share = group.ended / group.total
+        share = (group.counts[DONE] + group.counts[SKIPPED]) / group.total
         full = width if share >= 1 else min(int(share * width), width - 1)
         text = Text(self._full * full, "red" if group.counts[FAILED] else "green")
         text.append(self._empty * (width - full), "dim")
@@ -97,7 +97,7 @@ def look_of(group: Group) -> int:
             return state
     if counts[WAITING]:
         return RUNNING if group.ended else WAITING
-    return next((state for state in (DONE, CANCELED, SKIPPED) if counts[state]), WAITING)
+    return next((state for state in (CANCELED, DONE, SKIPPED) if counts[state]), WAITING)
 
 
 class Details(NamedTuple):
@@ -125,10 +125,10 @@ def details_of(tree: Tree, group: Group, now: float) -> Details:
         parts.append(f"{counts[WAITING]:,} waiting")
     if group.tries:
         parts.append(f"{group.tries:,} repeated attempt{'' if group.tries == 1 else 's'}")
-    return Details(_range(group), ", ".join(parts))
+    return Details(times_of(group), ", ".join(parts))
 
 
-def _range(group: Group) -> str:
+def times_of(group: Group) -> str:
     """How long single steps of the group took."""
     if group.shortest_s is None:
         return ""

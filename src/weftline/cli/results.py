@@ -11,6 +11,7 @@ from weftline.app import App
 from weftline.core.events import StepSucceeded
 from weftline.core.run import Run
 from weftline.core.values import Error, Inline, ListOf, Object, Packed, unpack
+from weftline.engine.active import Ended
 from weftline.engine.recovery import RunReader
 
 
@@ -22,10 +23,14 @@ class Loaded(NamedTuple):
     problem: str | None = None
 
 
-def load_result(app: App, run_id: str, step: str | None) -> Loaded:
+def load_result(app: App, run_id: str, step: str | None = None) -> Loaded:
     """The recorded value of the run or of its step; there must be one."""
     try:
-        return Loaded(app.wait_for(run_id, step, 0.0))
+        if step is not None:
+            return Loaded(app.wait_for(run_id, step, 0.0))
+        summary = app.get_run(run_id).summary
+        ended = Ended(summary.status, summary.value, summary.error, None, None)
+        return Loaded(app.result_of(run_id, ended))
     except Exception as error:  # it is the user's own class, and may raise anything
         problem = f"{type(error).__name__}: {error}"
     reader = RunReader(app.journal, run_id)

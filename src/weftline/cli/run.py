@@ -72,11 +72,13 @@ def run_file(
             follow=not quiet,
             quiet=quiet,
         )
-        return _Driving(app, drive, view, as_json=as_json, graph=written.graph).see_through()
+        return _Driving(
+            app, drive, view, quiet=quiet, as_json=as_json, graph=written.graph
+        ).see_through()
     _warn_of_params(run_id, record.creation.metadata.get("params", {}), given)
     with _warnings_told():
         found = app.proceed(run_id, written=written, follow=not quiet, quiet=quiet)
-    return _go_on(app, run_id, found, view, as_json=as_json)
+    return _go_on(app, run_id, found, view, quiet=quiet, as_json=as_json)
 
 
 def resume_run(run_id: str, *, quiet: bool, as_json: bool) -> int:
@@ -86,14 +88,18 @@ def resume_run(run_id: str, *, quiet: bool, as_json: bool) -> int:
     view = new_view(quiet=quiet, stdout_is_result=as_json)
     with _warnings_told():
         found = app.proceed(run_id, follow=not quiet, quiet=quiet)
-    return _go_on(app, run_id, found, view, as_json=as_json)
+    return _go_on(app, run_id, found, view, quiet=quiet, as_json=as_json)
 
 
-def _go_on(app: App, run_id: str, found: Drive | Ended, view: View, *, as_json: bool) -> int:
+def _go_on(
+    app: App, run_id: str, found: Drive | Ended, view: View, *, quiet: bool, as_json: bool
+) -> int:
     if isinstance(found, Ended):
-        say_note(f"run {run_id!r} has ended before; nothing runs, this is its recorded result")
-        return _tell_ending(app, run_id, found, as_json=as_json, took_s=None)
-    return _Driving(app, found, view, as_json=as_json, graph=None).see_through()
+        if not quiet:
+            say_note(f"run {run_id!r} has ended before; nothing runs, this is its recorded result")
+        return _tell_ending(app, run_id, found, quiet=quiet, as_json=as_json, took_s=None)
+    driving = _Driving(app, found, view, quiet=quiet, as_json=as_json, graph=None)
+    return driving.see_through()
 
 
 def _say_beginning(run_id: str, title: str) -> None:
@@ -180,10 +186,17 @@ class _Driving:
     """A run that is driven from here, with what is shown of it."""
 
     def __init__(
-        self, app: App, drive: Drive, view: View, *, as_json: bool, graph: Graph | None
+        self,
+        app: App,
+        drive: Drive,
+        view: View,
+        *,
+        quiet: bool,
+        as_json: bool,
+        graph: Graph | None,
     ) -> None:
         self._app, self._drive, self._view = app, drive, view
-        self._as_json = as_json
+        self._quiet, self._as_json = quiet, as_json
         self._graph = graph  # of a new run; None: the run is read back
         self._tree: Tree | None = None
         self._runs_here = app.settings.executor == "inline"
@@ -213,7 +226,12 @@ class _Driving:
         if isinstance(ended, Ended):
             took_s = time.monotonic() - self._began_at
             return _tell_ending(
-                self._app, self._run_id, ended, as_json=self._as_json, took_s=took_s
+                self._app,
+                self._run_id,
+                ended,
+                quiet=self._quiet,
+                as_json=self._as_json,
+                took_s=took_s,
             )
         return self._tell_leaving(ended)
 
@@ -245,6 +263,7 @@ class _Driving:
     def _take(self, events: list[tuple[float, Any]]) -> None:
         if self._tree is None and self._graph is None:
             self._tree = Tree.of(self._app.read(self._run_id).run)
+            self._tree.begin_times()
             self._view.begin(self._tree)
             if self._tree.ended:
                 tree, run_id = self._tree, self._run_id
@@ -309,6 +328,11 @@ class _Driving:
         except WorkflowNotFoundError:
             return stopped_by
         run = recorded.run
+        if self._tree is not None:
+            tree = Tree.of(run)
+            tree.stop()
+            tree.begin_times()
+            self._view.begin(tree)
         if run.is_open:
             return stopped_by
         step = None if run.failed_step is None else run.steps[run.failed_step].name
@@ -331,12 +355,12 @@ class _Driving:
 
 
 def _tell_ending(
-    app: App, run_id: str, ended: Ended, *, as_json: bool, took_s: float | None
+    app: App, run_id: str, ended: Ended, *, quiet: bool, as_json: bool, took_s: float | None
 ) -> int:
     """Show the run's end; the exit status."""
     match ended.status:
         case RunStatus.SUCCESSFUL:
-            return _tell_result(app, run_id, as_json=as_json, took_s=took_s)
+            return _tell_result(app, run_id, quiet=quiet, as_json=as_json, took_s=took_s)
         case RunStatus.CANCELED:
             say(
                 f"run {plain(run_id)} was canceled; to let it go on all the same: ",
@@ -381,8 +405,8 @@ def _tell_failure(run_id: str, step: str | None, error: Error) -> None:
             say(("  " + line, "dim"), to=sys.stderr)
 
 
-def _tell_result(app: App, run_id: str, *, as_json: bool, took_s: float | None) -> int:
-    loaded = load_result(app, run_id, None)
+def _tell_result(app: App, run_id: str, *, quiet: bool, as_json: bool, took_s: float | None) -> int:
+    loaded = load_result(app, run_id)
     summary = app.get_run(run_id).summary
     if loaded.problem is not None:
         say_warning(f"the result cannot be loaded here: {loaded.problem}")
@@ -395,7 +419,7 @@ def _tell_result(app: App, run_id: str, *, as_json: bool, took_s: float | None) 
         document |= {"steps": summary.steps, "took_s": None if took_s is None else round(took_s, 3)}
         say_json(document)
         return 0
-    if took_s is not None:
+    if took_s is not None and not quiet:
         steps = count(summary.steps, "step")
         say(
             ("run ", ""),
@@ -409,6 +433,8 @@ def _tell_result(app: App, run_id: str, *, as_json: bool, took_s: float | None) 
     else:
         text = value_text(loaded.value, limit=SHOWN_CHARACTERS)
         say(text)
+    if quiet:
+        return 0
     hints = (("show", "its steps and their times"), ("output", "its whole result"))
     for word, what in hints:
         hint = command("weft", "runs", word, run_id)

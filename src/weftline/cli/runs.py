@@ -215,14 +215,16 @@ def _say_summary(recorded: Recorded, status: RunStatus) -> None:
     params = metadata.pop("params", {})
     succeeded, took = run.succeeded, _took(record, status)
     times = moment(record.creation.created_at)
+    if run.started_at != run.submitted_at:
+        times += f", resumed {moment(run.started_at)}"
     if took:
-        times += f", {'for' if status is RunStatus.RUNNING else 'took'} {took}"
+        times += f", {'runs since' if status is RunStatus.RUNNING else 'took'} {took}"
     lines: list[tuple[str, str | tuple[str, str]]] = [
         ("run", (record.run_id, "bold")),
         ("workflow", record.creation.workflow),
         ("status", (status.value, STATUS_STYLES[status])),
         ("steps", f"{succeeded:,} of {len(run.steps):,} successful"),
-        ("started", times),
+        ("created", times),
     ]
     if params:
         lines.append(("params", one_line(", ".join(f"{k}={v!r}" for k, v in params.items()), 300)))

@@ -6,10 +6,11 @@ import shlex
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import islice
+from pprint import pformat
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.pretty import pretty_repr
 from rich.text import Text
 
 # Sequences that a terminal acts on: CSI, the strings (OSC, DCS, ...) up to their end, and others.
@@ -27,6 +28,9 @@ _CONTROLS: dict[int, str | None] = {
     0x2029: "\n",
     **dict.fromkeys(range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}"),
 }
+SHOWN_ITEMS = 100
+"""So many items of a list or dict are shown where it is to be short."""
+
 _SAFE = re.compile(r"[ -~]*")
 
 
@@ -57,6 +61,8 @@ def lines_of(text: str) -> list[str]:
 def duration(seconds: float) -> str:
     """A length of time, in two units at most."""
     seconds = max(0.0, seconds)
+    if seconds < 0.00995:
+        return f"{seconds * 1000:.1f} ms"
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:
@@ -97,14 +103,45 @@ def command(*words: str) -> str:
 
 
 def value_text(value: Any, *, limit: int | None = None) -> str:
-    """A user's value for people; with `limit`, large ones are cut to about so many characters."""
-    if limit is None:
-        return plain(value if type(value) is str else pretty_repr(value, max_width=98))
-    if type(value) is str:
-        text = plain(value[: limit + 1])
-    else:
-        text = plain(pretty_repr(value, max_width=98, max_length=40, max_string=limit, max_depth=8))
-    return text if len(text) <= limit else text[:limit].rstrip() + " …"
+    """A user's value for people; with `limit`, a large one is cut to about so many characters."""
+    if limit is not None:
+        value = _cut(value, limit, depth=6)
+    try:
+        text = (
+            value if type(value) is str else pformat(value, 1, 98, compact=True, sort_dicts=False)
+        )
+    except Exception as error:  # of the user's own __repr__
+        text = f"<{type(value).__name__} whose repr raised {type(error).__name__}: {error}>"
+    text = plain(text)
+    return text if limit is None or len(text) <= limit else text[:limit].rstrip() + " ..."
+
+
+class _More:
+    """Stands for what was left out."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _cut(value: Any, limit: int, depth: int) -> Any:
+    """The value without most of what is long in it; only lists, tuples, dicts and texts are."""
+    if type(value) is str and len(value) > limit:
+        return value[:limit] + " ..."
+    if type(value) not in (list, tuple, dict) or not value:
+        return value
+    if depth == 0:
+        return _More("...")
+    left = len(value) - SHOWN_ITEMS
+    if type(value) is dict:
+        cut = {k: _cut(v, limit, depth - 1) for k, v in islice(value.items(), SHOWN_ITEMS)}
+        return cut if left <= 0 else cut | {_More("..."): _More(f"{left:,} more")}
+    items = [_cut(item, limit, depth - 1) for item in islice(value, SHOWN_ITEMS)]
+    if left > 0:
+        items.append(_More(f"... {left:,} more"))
+    return items if type(value) is list else tuple(items)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

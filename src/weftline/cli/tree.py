@@ -393,6 +393,12 @@ class Tree:
             for step in [n for n in group.running if n not in self._scopes]:
                 self._set(step, WAITING)
 
+    def begin_times(self) -> None:
+        """From now on is when groups begin: what was done of them before does not count."""
+        for group in self.groups:
+            if group.total > 1:
+                group.started_at = None
+
     # -- questions ------------------------------------------------------------------------------
 
     def title_of(self, group: Group) -> str:

@@ -13,7 +13,7 @@ from rich.console import Group as Rows
 from rich.live import Live
 from rich.text import Text
 
-from weftline.cli.look import STYLES, Glyphs, glyphs_for, look_of
+from weftline.cli.look import STYLES, Glyphs, glyphs_for, look_of, times_of
 from weftline.cli.terminal import (
     console,
     count,
@@ -230,8 +230,14 @@ def _name(tree: Tree, step: int) -> str:
 
 def _progress(group: Group) -> str:
     counts = group.counts
-    parts = [f"{group.ended:,}/{group.total:,}"]
-    for state, word in ((RUNNING, "running"), (RETRYING, "to be tried again"), (FAILED, "failed")):
+    parts = [f"{counts[DONE]:,}/{group.total:,}"]
+    for state, word in (
+        (RUNNING, "running"),
+        (RETRYING, "to be tried again"),
+        (FAILED, "failed"),
+        (SKIPPED, "skipped"),
+        (CANCELED, "canceled"),
+    ):
         if counts[state]:
             parts.append(f"{counts[state]:,} {word}")
     return ", ".join(parts)
@@ -417,7 +423,7 @@ def _single_time(group: Group, now: float) -> str:
 def _time_of(group: Group, now: float) -> str:
     """From the first start of a step of the group to its last end, or until now."""
     if group.started_at is None:
-        return ""
+        return times_of(group)
     until = group.ended_at if group.ended == group.total else now
     return duration((until or now) - group.started_at)
 

@@ -83,6 +83,7 @@ class StepState:
         "name",
         "number",
         "opened",
+        "returned_at",
         "scope",
         "spec",
         "started_at",
@@ -109,6 +110,7 @@ class StepState:
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.opened: int | None = None  # the scope this step returned
+        self.returned_at: float | None = None  # and when it did
 
     @property
     def is_ended(self) -> bool:
@@ -465,7 +467,7 @@ class Run:
         step = self._open_step(event.step, event.attempt)
         self._count_attempt(step, event.attempt)
         step.started_at = event.started_at or step.started_at or at
-        step.status = RUNNING
+        step.status, step.returned_at = RUNNING, at
         step.losses = 0
         self._open_scope(step, _needed(graph))
 
