@@ -44,6 +44,11 @@ class Job:
     missing: float
     seed: int
 
+    def __post_init__(self) -> None:
+        for name in ("min_accuracy", "missing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class Images:
@@ -161,9 +166,8 @@ def trace(what: str) -> None:
 
 @step()
 def initiate(job: Job) -> Job:
-    """The order, once it is clear that it can be carried out."""
-    if not 0 <= job.min_accuracy <= 1 or not 0 <= job.missing <= 1:
-        raise ValueError(f"min_accuracy and missing are shares from 0 to 1, not as in {job}")
+    """The order, once its results have a place: better to fail now than after the training."""
+    folder_of_run(job)
     print(f"to be trained: a model of digits, {job.min_accuracy:.1%} right or better")
     return job
 

@@ -1,6 +1,7 @@
 """Joins everything: one home, opened by this process, with its journal, objects and engine."""
 
 import atexit
+import json
 import os
 import sys
 import threading
@@ -12,7 +13,6 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from weftline import errors as known_errors
 from weftline.adapters.journal.memory import MemoryJournal
 from weftline.adapters.journal.sqlite import SqliteJournal
 from weftline.adapters.objects.local import LocalObjectStore
@@ -309,8 +309,6 @@ class App:
         )
         found = decode_error(error, self.objects)
         if found is None:
-            found = _own_error(error)
-        if found is None:
             found = WorkflowExecutionError(
                 f"step {step!r} of run {run_id!r} failed: {error.type}: {error.text}",
                 run_id,
@@ -355,12 +353,21 @@ class App:
             objects_factory="weftline.adapters.objects.local:LocalObjectStore",
             objects_root=str(objects),
             slots=self._slots,
-            variables={
-                "WEFTLINE_DATABASE": str(home),
-                "WEFTLINE_STORAGE": str(objects.parent),
-            },
+            variables=self._variables(home, objects),
             version=__version__,
         )
+
+    def _variables(self, home: Path, objects: Path) -> dict[str, str]:
+        """What makes a workflow that a step runs find the same home and machine."""
+        settings = self.settings
+        found = {"WEFTLINE_DATABASE": str(home), "WEFTLINE_STORAGE": str(objects.parent)}
+        if settings.num_cpus is not None:
+            found["WEFTLINE_NUM_CPUS"] = str(settings.num_cpus)
+        if settings.num_gpus is not None:
+            found["WEFTLINE_NUM_GPUS"] = str(settings.num_gpus)
+        if settings.resources:
+            found["WEFTLINE_RESOURCES"] = json.dumps(settings.resources)
+        return found
 
     def close(self) -> None:
         """Let every run go and end all children; the App is not used afterwards."""
@@ -589,15 +596,6 @@ def _usable_environment(recorded: Environment) -> tuple[Environment, tuple[str, 
         text = f"the run's folder {recorded.cwd} is gone; {here.cwd} is used instead"
         return Environment(python=recorded.python, sys_path=here.sys_path, cwd=here.cwd), (text,)
     return recorded, ()
-
-
-def _own_error(error: Error) -> BaseException | None:
-    """An error that Weftline itself recorded, by its name; it is stored without a pickle."""
-    module, _, name = error.type.rpartition(".")
-    found = getattr(known_errors, name, None) if module == known_errors.__name__ else None
-    if isinstance(found, type) and issubclass(found, WeftlineError):
-        return found(error.text)
-    return None
 
 
 def _ending_of(run: Run) -> Ended:

@@ -7,7 +7,6 @@ own, so that `isinstance` and `except` work in drivers.
 """
 
 import hashlib
-import io
 import os
 import pickle
 import re
@@ -19,7 +18,8 @@ import types
 import typing
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
+from importlib import import_module
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary, ref
 
@@ -185,6 +185,17 @@ def _is_installed(thing: Any) -> bool:
     return not travels_by_value(module_name) and _found(module_name, thing.__qualname__) is thing
 
 
+def _is_wrapper(found: Any, thing: Any) -> bool:
+    """Whether `found` is what a decorator, like `workflow.step`, made of the function `thing`."""
+    return isinstance(thing, types.FunctionType) and getattr(found, "__wrapped__", None) is thing
+
+
+def import_wrapped(module_name: str, qualname: str) -> Any:
+    """The function inside a decorated one, which is what its module has under its name."""
+    import_module(module_name)
+    return _found(module_name, qualname).__wrapped__
+
+
 def _is_importable(thing: Any) -> bool:
     """Whether another process can get this function, class or module by importing it."""
     if isinstance(thing, types.ModuleType):
@@ -193,7 +204,7 @@ def _is_importable(thing: Any) -> bool:
     else:
         name = getattr(thing, "__module__", None) or ""
         found = _found(name, getattr(thing, "__qualname__", ""))
-    if found is not thing or name in _MAIN:
+    if (found is not thing and not _is_wrapper(found, thing)) or name in _MAIN:
         return False
     return getattr(sys.modules.get(name), "__spec__", None) is not None
 
@@ -271,6 +282,9 @@ def dump_value(value: Any, spool: Spool, label: str) -> tuple[str, tuple[str, ..
         pickler.objects, pickler.prefers_reference = spool.objects, True
         try:
             pickler.dump(value)
+        except (StorageError, MemoryError):
+            spool.clear()
+            raise
         except Exception:
             spool.clear()
             raise _not_picklable(value, label, spool.objects, error) from error
@@ -339,11 +353,14 @@ def _cloudpickle() -> Any:
     return cloudpickle
 
 
+_LRU_CACHE = type(lru_cache(len))
 _CODE_KINDS = frozenset(
-    {types.FunctionType, types.ModuleType, types.MethodType, typing.TypeVar, cached_property}
+    {types.FunctionType, types.ModuleType, types.MethodType, typing.TypeVar}
+    | {cached_property, _LRU_CACHE}
 )
+# Not files and memoryviews, which cloudpickle makes into something else.
 _CLOUDPICKLE_KINDS = frozenset(
-    {classmethod, staticmethod, property, memoryview, io.TextIOWrapper, types.CellType}
+    {classmethod, staticmethod, property, types.CellType}
     | {types.CodeType, types.GetSetDescriptorType, types.MappingProxyType}
     | {type({}.keys()), type({}.values()), type({}.items())}
     | {type(OrderedDict().keys()), type(OrderedDict().values()), type(OrderedDict().items())}
@@ -383,18 +400,24 @@ class _DefinitionPickler(pickle.Pickler):
 
     def _reduce_code(self, kind: type, thing: Any) -> Any:
         if kind is types.FunctionType:
-            if self._goes_by_name(thing):
-                return NotImplemented
-            return _cloudpickle().Pickler._dynamic_function_reduce(self, thing)
+            if not self._goes_by_name(thing):
+                return _cloudpickle().Pickler._dynamic_function_reduce(self, thing)
+            if _is_wrapper(_found(thing.__module__, thing.__qualname__), thing):
+                return import_wrapped, (thing.__module__, thing.__qualname__)
+            return NotImplemented
         if kind is types.ModuleType:
             return self._reduce_module(thing)
         if kind is types.MethodType:
             return _cloudpickle()._method_reduce(thing)
         if kind is typing.TypeVar:
-            if not travels_by_value(thing.__module__):
+            if not travels_by_value(thing.__module__ or ""):
                 return NotImplemented
             return _reduce_typevar(thing)
-        return build_cached_property, (thing.func, thing.attrname)
+        if kind is cached_property:
+            return build_cached_property, (thing.func, thing.attrname)
+        if self._goes_by_name(thing):
+            return NotImplemented
+        return build_lru_cache, (thing.__wrapped__, thing.cache_parameters())
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
         name = module.__name__
@@ -439,7 +462,8 @@ class _ValuePickler(_DefinitionPickler):
 
 def _is_by_name(method: types.MethodType) -> bool:
     """Whether a bound method is what its object has by its name, as it nearly always is."""
-    return bool(getattr(method.__self__, method.__func__.__name__, None) == method)
+    found = getattr(method.__self__, method.__func__.__name__, None)
+    return getattr(found, "__func__", None) is method.__func__
 
 
 def _reduce_error(error: BaseException) -> Any:
@@ -577,6 +601,11 @@ def build_cached_property(function: Callable[..., Any], name: str | None) -> Any
     if name is not None:
         made.attrname = name
     return made
+
+
+def build_lru_cache(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """A function that keeps its results; none yet. Written into pickles."""
+    return lru_cache(**parameters)(function)
 
 
 def build_module(name: str) -> types.ModuleType:
@@ -737,14 +766,17 @@ def _cell_content(function: types.FunctionType, index: int) -> Any:
 
 def _code_within(value: Any) -> list[Any] | None:
     """The functions, classes and modules that a captured value is made of; None for data."""
-    if isinstance(value, types.FunctionType | type | types.ModuleType):
+    kind = type(value)  # not `isinstance`, which asks a proxy for what it stands for
+    if issubclass(kind, types.FunctionType | type | types.ModuleType):
         return [value]
-    if isinstance(value, classmethod | staticmethod):
+    if issubclass(kind, classmethod | staticmethod):
         return [value.__func__]
-    if isinstance(value, property):
+    if issubclass(kind, property):
         return [part for part in (value.fget, value.fset, value.fdel) if part is not None]
-    if isinstance(value, cached_property):
+    if issubclass(kind, cached_property):
         return [value.func]
+    if issubclass(kind, _LRU_CACHE):
+        return [value.__wrapped__]
     wrapped = _wrapped(value)
     return None if wrapped is None else [wrapped]
 
@@ -785,7 +817,7 @@ def _dump_by_value(thing: Any, spool: Spool, buffers_from: int = INLINE_LIMIT) -
     Raises: NotPicklable.
     """
     by_reference: dict[int, Any] = {}
-    warnings: list[str] = []
+    warnings: dict[str, None] = {}
     capture, context.capture = context.capture, None
     try:
         while True:
@@ -807,9 +839,9 @@ def _dump_by_value(thing: Any, spool: Spool, buffers_from: int = INLINE_LIMIT) -
                 for obstacle in obstacles:
                     if obstacle.way_out is None:
                         raise NotPicklable(obstacle.message(thing)) from obstacle.error
-                    if id(obstacle.way_out) not in by_reference:
-                        by_reference[id(obstacle.way_out)] = obstacle.way_out
-                        warnings.append(obstacle.warning())
+                    for way_out in _with_its_class(obstacle.way_out):
+                        by_reference[id(way_out)] = way_out
+                    warnings[obstacle.warning()] = None
     finally:
         context.capture = capture
     if buffers:
@@ -868,10 +900,14 @@ def _obstacles(top: Any, by_reference: frozenset[int]) -> Iterator[_Obstacle]:
             error = None if _is_constant(value) else _pickling_error(value, by_reference)
             if error is not None:
                 way_out = next(filter(_is_importable, reversed(chain)), None)
-                # A method goes with its class.
-                if isinstance(way_out, types.FunctionType) and "." in way_out.__qualname__:
-                    way_out = _found(way_out.__module__, way_out.__qualname__.rpartition(".")[0])
                 yield _Obstacle(owner, kind, key, error, way_out)
+
+
+def _with_its_class(thing: Any) -> tuple[Any, ...]:
+    """What goes by reference together: a method only with the class that has it."""
+    if not isinstance(thing, types.FunctionType) or "." not in thing.__qualname__:
+        return (thing,)
+    return thing, _found(thing.__module__, thing.__qualname__.rpartition(".")[0])
 
 
 def _goes_by_name_anyway(thing: Any) -> bool:
@@ -1000,33 +1036,27 @@ class _Watch:
             if id(owner) in seen or isinstance(owner, type) or _goes_by_name_anyway(owner):
                 continue
             seen.add(id(owner))
-            captured = list(_captured(owner))
-            expected: list[tuple[Any, Any]] = []
-            for _, _, value in captured:
+            expected: list[tuple[str, Any, Any]] = []
+            is_plain = isinstance(owner, types.FunctionType) and not owner.__kwdefaults__
+            for kind, key, value in _captured(owner):
                 parts = _code_within(value)
                 if _is_constant(value):
-                    expected.append((value, None))
+                    what, how = value, None
                 elif parts is not None and (weak := _weak(value)) is not None:
-                    expected.append((weak, ref))
+                    what, how = weak, ref
                     waiting.extend(parts)
                 else:
-                    expected.append((_digest(value, by_reference), bytes))
-            shape = _shape(owner)
-            # Nearly every function captures globals alone, and defaults that cannot change.
-            if shape and all(
-                how is not bytes if kind == "global" else how is None and kind == "default"
-                for (kind, _, _), (_, how) in zip(captured, expected, strict=True)
-            ):
-                globals_ = [
-                    (key, what, how)
-                    for (kind, key, _), (what, how) in zip(captured, expected, strict=True)
-                    if kind == "global"
-                ]
-                constants = [(key, what) for key, what, how in globals_ if how is None]
-                code = [(key, what) for key, what, how in globals_ if how is ref]
-                self._plain.append((ref(owner), *shape, constants, code))
+                    what, how = _digest(value, by_reference), bytes
+                expected.append((key, what, how))
+                is_plain &= how is not bytes if kind == "global" else how is None
+                is_plain &= kind in ("global", "default")
+            if is_plain:  # nearly every function
+                names = owner.__code__.co_names, owner.__globals__
+                constants = [(key, what) for key, what, how in expected if how is None]
+                code = [(key, what) for key, what, how in expected if how is ref]
+                self._plain.append((ref(owner), *_shape(owner), constants, code))
             else:
-                self._other.append((ref(owner), shape, expected))
+                self._other.append((ref(owner), _shape(owner), expected))
 
     def is_unchanged(self) -> bool:
         for owner, code, defaults, keyword_defaults, constants, weak in self._plain:
@@ -1059,7 +1089,9 @@ class _Watch:
         captured = list(_captured(owner))
         if len(captured) != len(expected):
             return False
-        for (_, _, value), (before, how) in zip(captured, expected, strict=True):
+        for (_, key, value), (key_before, before, how) in zip(captured, expected, strict=True):
+            if key != key_before:
+                return False
             if how is None:
                 same = value is before
             elif how is ref:

@@ -27,7 +27,7 @@ from weftline.core.values import (
     Value,
     unpack,
 )
-from weftline.errors import NotPicklable, StorageError, WorkflowExecutionError
+from weftline.errors import NotPicklable, StorageError, WorkflowExecutionError, find_error
 from weftline.ports import ObjectStore
 
 _json_text = msgspec.json.Encoder().encode
@@ -527,8 +527,11 @@ def encode_error(
 
 def decode_error(error: Error, objects: ObjectStore) -> BaseException | None:
     """The exception itself, or None when it was not kept or cannot be made here."""
+    if error.blob is None:  # the engine pickles nothing: its errors are known by their names
+        kind = find_error(error.type)
+        return None if kind is None else kind(error.text)
     try:
-        found = None if error.blob is None else _decode(error.blob, objects)
+        found = _decode(error.blob, objects)
     except Exception:
         return None
     return found if isinstance(found, BaseException) else None

@@ -128,3 +128,10 @@ class VersionMismatch(WeftlineError):
 
 class ImpossibleEvent(WeftlineError):
     """An event does not follow from the ones before it: the journal or the engine is wrong."""
+
+
+def find_error(name: str) -> type[WeftlineError] | None:
+    """The error class of this qualified name, as it is recorded; None when it is no own one."""
+    module, _, last = name.rpartition(".")
+    found = globals().get(last) if module == __name__ else None
+    return found if isinstance(found, type) and issubclass(found, WeftlineError) else None

@@ -373,4 +373,3 @@ def _step_metadata(run: Run, step: StepState) -> dict[str, Any]:
         "attempts": step.attempt,
         "stats": _known({"start_time": step.started_at, "end_time": ended_at}),
     }
-

@@ -173,7 +173,7 @@ class Scripts:
         for process in self._started:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+                print(*process.communicate())  # of a test that failed: it may tell why
 
 
 _PRELUDE = "\n".join(

@@ -2,10 +2,12 @@
 
 import abc
 import enum
+import fnmatch
 import functools
 import importlib
 import json
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
@@ -175,6 +177,24 @@ def test_partials_methods_closures_and_callable_objects_travel(objects: MemoryOb
     assert again(Scaler.of, objects)(5)(3) == 15
     assert again("a-b".split, objects)("-") == ["a", "b"]
     assert again(Scaler, objects)(2)(2) == 4
+
+
+def test_functions_that_keep_their_results_travel(objects: MemoryObjectStore) -> None:
+    @functools.lru_cache(maxsize=7)
+    def kept(x: int) -> list[int]:
+        return [helper(x)]
+
+    def use(x: int) -> Any:
+        return kept(x), kept(x), kept.cache_info().maxsize
+
+    first, second, size = again(use, objects)(2)
+    assert first == [6]
+    assert first is second
+    assert size == 7
+    assert again(kept, objects)(2) == [6]
+    assert again(re.compile, objects) is re.compile
+    compiled: Any = vars(fnmatch)["_compile_pattern"]  # an `lru_cache` of an installed module
+    assert again(compiled, objects) is compiled
 
 
 def test_a_recursive_function_travels(objects: MemoryObjectStore) -> None:

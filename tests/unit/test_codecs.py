@@ -610,8 +610,9 @@ LOCK = threading.Lock()
         ({(1, 2): Model({"a": Model([0, LOCK])})}, "result[(1, 2)].part['a'].part[1]: "),
         ({"make": lambda: LOCK}, "result['make'] (global 'LOCK'): "),
         ({"rows": (x for x in range(3))}, "result['rows']: "),
+        ([memoryview(b"ab")], "result[0]: "),
     ],
-    ids=["lock", "attribute", "items", "slot", "deep", "function", "generator"],
+    ids=["lock", "attribute", "items", "slot", "deep", "function", "generator", "view"],
 )
 def test_what_cannot_be_pickled_is_named_with_its_place(
     value: Any, where: str, objects: MemoryObjectStore

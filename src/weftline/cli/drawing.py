@@ -48,8 +48,9 @@ def draw(tree: Tree, now: float, glyphs: Glyphs) -> list[Text]:
         text = line.rails.copy()
         text.append(" " * (rails_width - text.cell_len + 2))
         text.append(title, STYLES[look_of(line.group)])
-        text.append(" " * (titles_width - Text(title).cell_len + 2))
-        text.append(detail.time.rjust(times_width), "dim")
+        text.append(" " * (titles_width - Text(title).cell_len))
+        if times_width:
+            text.append("  " + detail.time.rjust(times_width), "dim")
         notes = "  ".join(part for part in (detail.notes, line.sources) if part)
         if notes:
             text.append("  " + notes)

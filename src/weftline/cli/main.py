@@ -51,7 +51,11 @@ def _status_of(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, BrokenPipeError):
         # Nobody reads on. What Python would still flush at its end goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 141
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         sys.stderr.write("\n")
@@ -59,7 +63,7 @@ def _status_of(error: BaseException) -> int:
     from weftline.cli.terminal import say_error
     from weftline.errors import WeftlineError
 
-    if isinstance(error, typer.BadParameter) and error.ctx is None:
+    if isinstance(error, typer.BadParameter) and error.param is None and error.message:
         say_error(error.message)
         return 2
     told = getattr(error, "format_message", None)

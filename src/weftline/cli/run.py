@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType, TracebackType
 from typing import Any, Literal
 
@@ -37,7 +37,10 @@ from weftline.core.events import GraphExtended, RunStatus, RunSubmitted
 from weftline.core.graph import Graph, decode_pages
 from weftline.core.values import Error
 from weftline.engine.active import Committed, Ended, Gone, Output, Stalled
-from weftline.errors import WorkflowNotFoundError
+from weftline.errors import WeftlineError, WorkflowNotFoundError
+
+LOOK_S = 0.1
+"""Seconds after which a signal is acted on at the latest."""
 
 SHOWN_CHARACTERS = 2000
 """So much of a result is shown at the end of a run; `weft runs output` shows all of it."""
@@ -50,8 +53,9 @@ def run_file(
     given = parse_params(params)
     if run_id is not None and not run_id:
         raise BadParameter("--id must not be empty")
-    target = find_target(file)
-    composition = compose(target, given)
+    with _only_result_on_stdout(as_json):
+        target = find_target(file)
+        composition = compose(target, given)
     app = home()
     record = None if run_id is None else app.journal.find_run(run_id)
     run_id = run_id or new_id(target)
@@ -106,6 +110,13 @@ def _say_beginning(run_id: str, title: str) -> None:
     say("run ", (plain(run_id), "bold"), f": {plain(title)}", to=sys.stderr)
     hint = command("weft", "runs", "resume", run_id)
     say((f"  whatever interrupts it, it goes on with: {hint}", "dim"), to=sys.stderr)
+
+
+@contextmanager
+def _only_result_on_stdout(is_asked: bool) -> Iterator[None]:
+    """What the user's code prints in this process goes to stderr, if that is asked."""
+    with redirect_stdout(sys.stderr) if is_asked else nullcontext():
+        yield
 
 
 @contextmanager
@@ -212,17 +223,20 @@ class _Driving:
         """Drive the run to its end, or until somebody stops it; the exit status."""
         # What the engine logs is told by the view; with a handler of its own it is not lost.
         logging.getLogger("weftline").addHandler(logging.NullHandler())
-        signals = _Signals()
         try:
-            with signals:
-                signals.raising = self._runs_here
+            with _Signals() as signals, _only_result_on_stdout(self._as_json):
                 ended = self._follow(signals)
-        except BaseException:
+                self._view.end()
+        except WeftlineError:
             self._view.pause()
+            raise
+        except BaseException:  # such as nobody reading stdout any more
+            self._drive.let_go()
+            self._view.pause()
+            self._say_left()
             raise
         finally:
             self._drive.abandon()
-        self._view.end()
         if isinstance(ended, Ended):
             took_s = time.monotonic() - self._began_at
             return _tell_ending(
@@ -239,10 +253,13 @@ class _Driving:
         """The run's end, or the number of the signal that stopped it."""
         while True:
             try:
-                news = self._drive.news(self._view.patience_s())
-                stopped_by = signals.take()
+                signals.raising = self._runs_here
+                news = self._drive.news(min(self._view.patience_s(), LOOK_S))
             except KeyboardInterrupt:
-                news, stopped_by = None, signals.take() or signal.SIGINT
+                news = None
+            finally:
+                signals.raising = False
+            stopped_by = signals.take()
             match news:
                 case Ended():
                     return news
@@ -257,7 +274,7 @@ class _Driving:
                         self._warned_of = since
                         self._view.warn(f"nothing can be written, trying again: {error}")
             if stopped_by is not None and not self._is_to_go_on(stopped_by, signals):
-                return self._leave(stopped_by)
+                return self._leave(signals.take() or stopped_by)
             self._view.refresh()
 
     def _take(self, events: list[tuple[float, Any]]) -> None:
@@ -330,7 +347,7 @@ class _Driving:
         run = recorded.run
         if self._tree is not None:
             tree = Tree.of(run)
-            tree.stop()
+            tree.stop(owners=True)
             tree.begin_times()
             self._view.begin(tree)
         if run.is_open:
@@ -339,16 +356,19 @@ class _Driving:
         return Ended(run.status, run.value, run.error, step, run.held)
 
     def _tell_leaving(self, stopped_by: int) -> int:
+        self._say_left()
+        if self._as_json:
+            say_json({"id": self._run_id, "status": RunStatus.RESUMABLE.value})
+        return 128 + stopped_by
+
+    def _say_left(self) -> None:
         run_id = self._run_id
         if self._app.journal.find_run(run_id) is None:
             say_note(f"run {run_id!r} was stopped before anything of it was recorded")
-        else:
-            hint = command("weft", "runs", "resume", run_id)
-            text = f"run {plain(run_id)} was left RESUMABLE; it goes on with: "
-            say(text, (hint, "bold"), to=sys.stderr)
-        if self._as_json:
-            say_json({"id": run_id, "status": "RESUMABLE"})
-        return 128 + stopped_by
+            return
+        hint = command("weft", "runs", "resume", run_id)
+        text = f"run {plain(run_id)} was left RESUMABLE; it goes on with: "
+        say(text, (hint, "bold"), to=sys.stderr)
 
 
 # -- how it ended -------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def show_run(run_id: str, *, as_json: bool) -> int:
     _say_summary(recorded, status)
     tree = Tree.of(recorded.run)
     if status not in OPEN:
-        tree.stop()
+        tree.stop(owners=True)
     say()
     paint = console()
     for line in draw(tree, time.time(), glyphs_for(sys.stdout)):

@@ -387,10 +387,11 @@ class Tree:
                     self._set(step, CANCELED, at)
         self._end(owner, DONE, at)
 
-    def stop(self) -> None:
-        """Nobody drives the run: what was running waits to be started again."""
+    def stop(self, *, owners: bool = False) -> None:
+        """What was running waits to be started again; with `owners` (nobody drives the run) those
+        wait, too, that have returned steps."""
         for group in self.groups:
-            for step in [n for n in group.running if n not in self._scopes]:
+            for step in [n for n in group.running if owners or n not in self._scopes]:
                 self._set(step, WAITING)
 
     def begin_times(self) -> None:

@@ -1,0 +1,1048 @@
+"""A whole world in one thread: engines, executors, a journal, a clock and people, all from a seed.
+
+The engines are the real ones. Everything around them is made here: time passes only when nothing
+happens at once, commits are slow, fail, or have an unknown outcome, processes die, outcomes are
+lost or told twice, whole engines crash or sleep and come back when somebody else owns their runs,
+and people submit, cancel, resume and let go of runs at bad moments. What must hold whatever
+happens is checked at each of these moments (`Audit`); a breach raises `Broken`, with the seed.
+
+After the troubles comes peace: every run is resumed until it has its result, which must be that
+of its program.
+"""
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from heapq import heappop, heappush
+from random import Random
+
+from weftline.adapters.journal.memory import MemoryJournal
+from weftline.core.environment import Environment
+from weftline.core.events import (
+    Event,
+    GraphExtended,
+    RunStatus,
+    RunSubmitted,
+    ScopeClosed,
+    StepFailed,
+    StepLost,
+    StepSucceeded,
+    WaitEnded,
+    decode_event,
+)
+from weftline.core.graph import Graph, decode_pages, encode_pages
+from weftline.core.policy import Placement
+from weftline.core.run import Run, StepState, StepStatus
+from weftline.core.values import Packed
+from weftline.engine.active import Committed, Ended, Gone, News, Output, Stalled, Submission
+from weftline.engine.committer import Committer, Outcome
+from weftline.engine.engine import Engine
+from weftline.engine.recovery import read_run
+from weftline.errors import (
+    CommitUnknown,
+    ImpossibleEvent,
+    StorageError,
+    StorageFull,
+    WeftlineError,
+    WorkflowError,
+    WorkflowRunningError,
+)
+from weftline.ports import (
+    Attempt,
+    Batch,
+    Creation,
+    Entry,
+    Extended,
+    Failed,
+    GivenBack,
+    Lane,
+    Lost,
+    Printed,
+    Refused,
+    Report,
+    RunChange,
+    RunRecord,
+    Started,
+    Succeeded,
+    TimedOut,
+)
+
+from tests.graphs import picture, recount, step
+from tests.programs import TOO_MUCH, Author, Node, Program
+
+BEGINNING = 1_700_000_000.0
+CHAOS_S = 12.0
+"""How long the troubles last."""
+
+STUCK_S = 60.0
+"""A run that goes on by itself, in peace, has news within this time."""
+
+ENVIRONMENTS = [
+    Environment(python=f"/python{n}", sys_path=("/code",), cwd="/work") for n in range(2)
+]
+
+logging.getLogger("weftline.engine").setLevel(logging.CRITICAL)
+
+
+class Broken(AssertionError):
+    """Something happened that must never happen."""
+
+
+class Crash(BaseException):
+    """The process of an engine dies here and now."""
+
+
+@dataclass(frozen=True)
+class Troubles:
+    """How likely each trouble is, each time it could happen; 0 in a world at peace."""
+
+    slow_commit: float = 0.05
+    very_slow_commit: float = 0.004
+    commit_full: float = 0.004
+    commit_unknown: float = 0.02
+    commit_crash: float = 0.006
+    start_crash: float = 0.003
+    read_fails: float = 0.02
+    lost: float = 0.03
+    lost_outcome: float = 0.02
+    given_back: float = 0.03
+    duplicate: float = 0.04
+    printed: float = 0.02
+    refused: float = 0.001
+    slow_step: float = 0.1
+
+
+PEACE = Troubles(**dict.fromkeys(Troubles.__dataclass_fields__, 0.0))
+
+
+# -- what the journal tells, and what must be true of it ----------------------------------------
+
+
+@dataclass
+class Shadow:
+    """A run as its journal tells at this moment, folded from the stored texts."""
+
+    run_id: str
+    program: Program
+    run: Run = field(default_factory=Run)
+    last_seq: int = 0
+    epoch: int = 0
+    owner: str | None = None
+    writers: dict[int, str] = field(default_factory=dict)  # epoch -> who wrote in it
+    values: dict[str, Packed] = field(default_factory=dict)
+    fails: Counter[str] = field(default_factory=Counter)
+    losses: Counter[str] = field(default_factory=Counter)
+    news_at: float = 0.0
+
+    def node(self, name: str) -> Node:
+        return self.program.nodes[name]
+
+
+class Audit:
+    """Reads every commit along, and every start of an attempt."""
+
+    def __init__(self, world: "World", store: MemoryJournal) -> None:
+        self._world, self._store = world, store
+        self.shadows: dict[str, Shadow] = {}
+        self.seen: Counter[str] = Counter()
+
+    def check(self, holds: bool, what: str) -> None:
+        if not holds:
+            raise Broken(what)
+
+    # -- commits ------------------------------------------------------------------------------
+
+    def committed(self, change: RunChange, engine: str) -> None:
+        """`engine` had this change accepted by the journal."""
+        shadow = self.shadows.get(change.run_id)
+        if change.creation is not None:
+            self.check(shadow is None, f"{change.run_id} was created twice")
+            program = self._world.programs[change.run_id]
+            shadow = self.shadows[change.run_id] = Shadow(change.run_id, program)
+            shadow.epoch, shadow.owner = 1, engine
+        else:
+            assert shadow is not None
+            self.check(change.epoch == shadow.epoch, "a late writer was let in")
+            if change.takes:
+                shadow.epoch, shadow.owner = shadow.epoch + 1, change.engine
+            else:
+                self.check(shadow.owner == engine, f"{engine} wrote what is {shadow.owner}'s")
+        if not change.entries:
+            return
+        writer = shadow.writers.setdefault(shadow.epoch, engine)
+        self.check(writer == engine, f"{writer} and {engine} wrote in epoch {shadow.epoch}")
+        shadow.news_at = self._world.now
+        for entry in change.entries:
+            self._recorded(shadow, entry)
+        run, summary = shadow.run, change.summary
+        follows = run.settle()
+        self.check(follows is None, f"{follows} was not written with its cause")
+        told = summary.status, summary.steps, summary.succeeded, summary.value, summary.error
+        is_true = told == (run.status, len(run.steps), run.succeeded, run.value, run.error)
+        self.check(is_true, f"the summary {summary} is not what the journal tells")
+        self.check(run.unfinished == recount(run), "the counter of open steps is wrong")
+
+    def _recorded(self, shadow: Shadow, entry: Entry) -> None:
+        self.check(entry.seq == shadow.last_seq + 1, f"seq {entry.seq} after {shadow.last_seq}")
+        shadow.last_seq = entry.seq
+        event = decode_event(entry.body)
+        self.check(type(event).__name__ == entry.kind, f"{entry.kind} is not what it says")
+        self.seen[entry.kind] += 1
+        graph: Graph | None = None
+        if isinstance(event, RunSubmitted | GraphExtended):
+            steps = decode_pages(self._store.read_graph(event.graph))
+            graph = Graph(steps=steps, output=event.output)
+        run = shadow.run
+        if isinstance(event, StepSucceeded | GraphExtended | ScopeClosed | WaitEnded):
+            name = run.steps[event.step].name
+            self.check(name not in shadow.values, f"{name} was finished twice")
+        try:
+            run.apply(event, entry.at, graph)
+        except ImpossibleEvent as error:
+            raise Broken(f"{event} is impossible: {error}") from error
+        self._note(shadow, event)
+
+    def _note(self, shadow: Shadow, event: Event) -> None:
+        run = shadow.run
+        if isinstance(event, StepSucceeded | ScopeClosed | WaitEnded):
+            value = run.value_of(event.step)
+            assert value is not None
+            shadow.values[run.steps[event.step].name] = value
+        elif isinstance(event, StepFailed):
+            shadow.fails[run.steps[event.step].name] += 1
+        elif isinstance(event, StepLost):
+            shadow.losses[run.steps[event.step].name] += 1
+
+    # -- attempts -----------------------------------------------------------------------------
+
+    def started(self, attempt: Attempt, engine: str) -> None:
+        """An engine handed this attempt to its executor."""
+        shadow = self.shadows.get(attempt.run_id)
+        if shadow is None:
+            raise Broken(f"{attempt.step} of {attempt.run_id} starts before the run is durable")
+        if shadow.owner != engine:
+            self._world.count("start by an engine that does not own the run any more")
+            return
+        state = self._state(shadow, attempt.step)
+        run = shadow.run
+        self.check(state.may_begin, f"{attempt.step} is {state.status} and starts")
+        if state.status is StepStatus.WAITING:
+            assert state.due_at is not None
+            early = state.due_at - self._world.latest_time
+            self.check(early <= 0, f"the retry of {attempt.step} starts {early} s early")
+        self.check(run.may_start, f"{attempt.step} starts in a run that is {run.status}")
+        self.check(attempt.inputs == run.inputs_of(state.number), "an input is not durable")
+        self.check(attempt.number > state.attempt, f"attempt {attempt.number} is not a new one")
+
+    def begun(self, attempt: Attempt, engine: str) -> None:
+        """The function is really called now."""
+        shadow = self.shadows[attempt.run_id]
+        if shadow.owner == engine:
+            state = self._state(shadow, attempt.step)
+            self.check(not state.is_ended, f"{attempt.step} has ended and runs again")
+
+    def _state(self, shadow: Shadow, name: str) -> StepState:
+        state = shadow.run.find_step(name)
+        if state is None:
+            raise Broken(f"{name} starts before it is durable")
+        return state
+
+    def values_are_kept(self, shadow: Shadow) -> None:
+        for name, value in shadow.values.items():
+            state = shadow.run.find_step(name)
+            assert state is not None
+            self.check(shadow.run.value_of(state.number) == value, f"the value of {name} changed")
+
+
+# -- the journal --------------------------------------------------------------------------------
+
+
+class SimJournal:
+    """One engine's access to the store that all engines share."""
+
+    def __init__(self, world: "World", engine_id: str) -> None:
+        self._world, self.engine_id = world, engine_id
+        self.clock = SimClock(world)
+
+    def commit(self, batch: Batch) -> set[str]:
+        world = self._world
+        self.clock.lag += world.commit_time()
+        return self.write(batch)
+
+    def write(self, batch: Batch) -> set[str]:
+        """The commit itself, without the time that it takes."""
+        world = self._world
+        troubles, random = world.troubles, world.random
+        world.commits += 1
+        if world.crash_at is not None and world.commits == world.crash_at[0]:
+            if world.crash_at[1] == "before":
+                raise Crash
+            self._apply(batch)
+            raise Crash
+        if random.random() < troubles.commit_full:
+            world.full_until = world.now + random.choice([0.1, 0.3, 2.0])
+        if world.now < world.full_until:
+            world.count("commit refused: storage full")
+            raise StorageFull("no space is left")
+        luck = random.random()
+        if luck < troubles.commit_crash:
+            if random.random() < 0.5:
+                self._apply(batch)
+                world.count("crash after a commit")
+            else:
+                world.count("crash before a commit")
+            raise Crash
+        if luck < troubles.commit_crash + troubles.commit_unknown:
+            if random.random() < 0.5:
+                world.out_until = world.now + random.choice([0.1, 0.6])
+            if random.random() < 0.5:
+                self._apply(batch)
+                world.count("commit unknown: written")
+            else:
+                world.count("commit unknown: not written")
+            raise CommitUnknown("the connection was lost")
+        return self._apply(batch)
+
+    def _apply(self, batch: Batch) -> set[str]:
+        world = self._world
+        refused = world.store.commit(batch)
+        world.note("commit", self.engine_id, [(c.run_id, len(c.entries)) for c in batch.changes])
+        for change in batch.changes:
+            if change.run_id in refused:
+                world.count("change refused")
+            else:
+                world.audit.committed(change, self.engine_id)
+        if len(batch.changes) > 1:
+            world.count("commit of several runs")
+        return refused
+
+    def read(self, run_id: str, after_seq: int = 0) -> tuple[RunRecord, list[Entry]] | None:
+        world = self._world
+        if world.now < world.out_until or world.chance("read_fails"):
+            world.count("read fails")
+            raise StorageError("the database does not answer")
+        return world.store.read(run_id, after_seq)
+
+    def read_graph(self, graph_hash: str) -> list[bytes]:
+        return self._world.store.read_graph(graph_hash)
+
+    def register(self, engine: str) -> None:
+        pass
+
+    def release(self, engine: str) -> None:
+        pass
+
+    def is_alive(self, engine: str) -> bool:
+        return self._world.is_alive(engine)
+
+
+class SimCommitter(Committer):
+    """Makes commits beside the engine: they end when their time has come."""
+
+    def __init__(self, world: "World", journal: SimJournal, wake: Callable[[], None]) -> None:
+        self._world, self._sim_journal, self._sim_wake = world, journal, wake
+        self._batch: Batch | None = None
+        self._outcome: Outcome | None = None
+        self.is_dead = False
+        self.on_crash: Callable[[], None] = lambda: None
+
+    def begin(self, batch: Batch) -> None:
+        self._batch = batch
+        self._world.count("commit beside the loop")
+        self._world.after(self._sim_journal.clock.lag + self._world.commit_time(), self._end)
+
+    def _end(self) -> None:
+        if self._batch is None:
+            return
+        if self.is_dead:
+            # The engine is gone; what was on its way to the disk may still arrive there.
+            if self._world.random.random() < 0.5:
+                self._sim_journal._apply(self._batch)
+                self._world.count("commit of a dead engine arrives")
+            self._batch = None
+            return
+        try:
+            self._carry_out()
+        except Crash:
+            self.on_crash()
+            return
+        self._sim_wake()
+
+    def _carry_out(self) -> None:
+        assert self._batch is not None
+        batch, self._batch = self._batch, None
+        try:
+            self._outcome = self._sim_journal.write(batch)
+        except StorageError as error:
+            self._outcome = error
+
+    def outcome(self, *, wait: bool) -> Outcome | None:
+        if wait and self._batch is not None:
+            self._sim_journal.clock.lag += 0.01
+            self._carry_out()
+        outcome, self._outcome = self._outcome, None
+        return outcome
+
+    def close(self) -> None:
+        pass
+
+
+class SimClock:
+    """An engine's clock: the world's, and what this engine spent since its turn began."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.lag = 0.0
+
+    def time(self) -> float:
+        return self._world.wall(self.lag)
+
+    def monotonic(self) -> float:
+        return 1000.0 + self._world.now + self.lag
+
+
+# -- where attempts happen ----------------------------------------------------------------------
+
+
+@dataclass
+class Work:
+    """An attempt that an executor has."""
+
+    attempt: Attempt
+    lane: Lane
+    is_told: bool = False
+
+
+class SimExecutor:
+    """Carries attempts out in virtual time, by the behaviour of their nodes and by chance."""
+
+    def __init__(self, world: "World", engine_id: str, clock: SimClock, slots: int) -> None:
+        self._world, self._engine_id, self._clock, self._slots = world, engine_id, clock, slots
+        self._waiting: deque[Work] = deque()
+        self._running: dict[int, Work] = {}
+        self._reports: list[Report] = []
+        self._is_woken = False
+        self.asked_s: float | None = None  # how long the last `wait` would have slept
+        self.is_dead = False
+        self.poke: Callable[[], None] = lambda: None
+
+    # -- the port -----------------------------------------------------------------------------
+
+    def check(self, placement: Placement) -> str | None:
+        return "asks for too much" if placement.num_cpus > 100 else None
+
+    def room(self, lane: Lane) -> int:
+        return 2 * self._slots - len(self._waiting) - len(self._running)
+
+    def start(self, lane: Lane, attempts: list[Attempt]) -> None:
+        world = self._world
+        world.audit.check(0 < len(attempts) <= self.room(lane), "more attempts than there is room")
+        for attempt in attempts:
+            world.audit.started(attempt, self._engine_id)
+            self._waiting.append(Work(attempt, lane))
+        world.note("start", self._engine_id, [(a.run_id, a.step, a.number) for a in attempts])
+        if world.chance("start_crash"):
+            world.count("crash while attempts are started")
+            raise Crash
+        if world.chance("refused"):
+            self._refuse(lane)
+        self._begin_next(self._clock.lag)
+
+    def wait(self, timeout_s: float | None) -> list[Report]:
+        self.asked_s = None
+        if self._reports:
+            count = len(self._reports)
+            if count > 1 and self._world.random.random() < 0.3:
+                count = self._world.random.randint(1, count)
+            reports, self._reports = self._reports[:count], self._reports[count:]
+            return reports
+        if self._is_woken:
+            self._is_woken = False
+            return []
+        if timeout_s is None or timeout_s > 0:
+            # It would sleep. The turn goes on as if it had been woken for nothing, and the world
+            # calls the next one when it would have woken up.
+            self.asked_s = float("inf") if timeout_s is None else timeout_s
+        return []
+
+    def wake(self) -> None:
+        self._is_woken = True
+        self.poke()
+
+    def kill(self, keys: set[int]) -> None:
+        self._reports = [r for r in self._reports if isinstance(r, Refused) or r.key not in keys]
+        self._waiting = deque(w for w in self._waiting if w.attempt.key not in keys)
+        for key in sorted(keys):
+            if self._running.pop(key, None) is not None:
+                self._world.count("running attempt killed")
+        if self._waiting and self._world.chance("given_back", 5):
+            work = self._waiting.pop()
+            self._world.count("given back after a kill")
+            self._report(GivenBack(key=work.attempt.key))
+        self._begin_next(self._clock.lag)
+
+    def close(self) -> None:
+        self.is_dead = True
+
+    # -- what happens -------------------------------------------------------------------------
+
+    def _report(self, report: Report) -> None:
+        if self.is_dead:
+            self._world.count("report to nobody")
+            return
+        self._reports.append(report)
+        self.poke()
+
+    def _refuse(self, lane: Lane) -> None:
+        for work in [w for w in self._waiting if w.lane.environment == lane.environment]:
+            self._waiting.remove(work)
+            self._report(GivenBack(key=work.attempt.key))
+        self._world.count("environment refused")
+        self._report(Refused(environment=lane.environment, reason="its interpreter is gone"))
+
+    def _begin_next(self, lag: float) -> None:
+        while self._waiting and len(self._running) < self._slots:
+            work = self._waiting.popleft()
+            self._running[work.attempt.key] = work
+            self._begin(work, lag)
+
+    def _begin(self, work: Work, lag: float) -> None:
+        world, random, attempt = self._world, self._world.random, work.attempt
+        shadow = world.audit.shadows[attempt.run_id]
+        node = shadow.node(attempt.step)
+        world.audit.begun(attempt, self._engine_id)
+        length = random.choice([0.001, 0.003, 0.02, 0.2])
+        if world.chance("slow_step"):
+            length = 2.5 * random.random()
+        begun_at = world.wall(lag)
+
+        def after(delay_s: float, tell: Callable[[], Report]) -> None:
+            def happen() -> None:
+                if attempt.key not in self._running or self.is_dead:
+                    if self.is_dead:
+                        world.count("outcome for a dead engine")
+                    return
+                report = tell()
+                if not isinstance(report, Started | Printed):
+                    del self._running[attempt.key]
+                    world.note("done", self._engine_id, attempt.run_id, attempt.step)
+                self._report(report)
+                if world.chance("duplicate"):
+                    world.count("report told twice")
+                    world.after(random.choice([0.0, 0.05]), lambda: self._report(report))
+                self._begin_next(0.0)
+
+            world.after(lag + delay_s, happen)
+
+        key, told = attempt.key, {"key": attempt.key, "started_at": begun_at, "worker": "w"}
+        is_executed = True
+        if shadow.losses[attempt.step] < node.losses or world.chance("lost"):
+            world.count("process died")
+            reason, length = "killed by signal 9", length * random.random()
+            is_executed = False
+        elif world.chance("lost_outcome"):
+            world.count("outcome lost")
+            reason, length = "its outcome never came", length + 0.5
+        else:
+            reason = None
+        if reason is not None:
+            after(length, lambda: Lost(reason=reason, **told))
+        elif world.chance("given_back"):
+            world.count("given back")
+            is_executed = False
+            after(length / 2, lambda: GivenBack(key=key))
+        else:
+            is_failing = shadow.fails[attempt.step] < node.fails
+            if is_failing and node.mode == "timeout":
+                assert attempt.timeout_s is not None
+                length = attempt.timeout_s
+            after(length, lambda: self._outcome(attempt, node, is_failing, told))
+        if length > 0.1:
+            after(0.1, lambda: Started(key=key, at=begun_at, worker="w"))
+        if world.chance("printed"):
+            after(length / 3, lambda: Printed(key, "stdout", "some text\n"))
+        if is_executed:
+            world.executed[attempt.run_id, attempt.step] += 1
+
+    def _outcome(
+        self, attempt: Attempt, node: Node, is_failing: bool, told: dict[str, object]
+    ) -> Report:
+        world = self._world
+        if is_failing and node.mode == "timeout":
+            world.count("timed out")
+            assert attempt.timeout_s is not None
+            return TimedOut(after_s=attempt.timeout_s, **told)  # type: ignore[arg-type]
+        if is_failing and node.mode == "greedy":
+            world.count("returned a step that asks for too much")
+            return self._extended(Graph(steps=[step("greedy", placement=TOO_MUCH)], output=0), told)
+        if is_failing:
+            world.count("failed")
+            return Failed(error=node.error, retryable=node.is_matching, **told)  # type: ignore[arg-type]
+        if node.returns is not None:
+            return self._extended(node.returns.graph(), told)
+        return Succeeded(value=node.value(attempt.inputs), **told)  # type: ignore[arg-type]
+
+    def _extended(self, graph: Graph, told: dict[str, object]) -> Report:
+        key, pages = encode_pages(graph.steps)
+        return Extended(graph=key, pages=pages, output=graph.output, **told)  # type: ignore[arg-type]
+
+
+# -- engines ------------------------------------------------------------------------------------
+
+
+class SimEngine:
+    """A real engine with its own clock, journal access and executor; it may crash or sleep."""
+
+    def __init__(self, world: "World", engine_id: str, slots: int, has_committer: bool) -> None:
+        self._world, self.engine_id = world, engine_id
+        self.journal = SimJournal(world, engine_id)
+        self.clock = self.journal.clock
+        self.executor = SimExecutor(world, engine_id, self.clock, slots)
+        self.executor.poke = self.poke
+        self.committer: SimCommitter | None = None
+        if has_committer:
+            self.committer = SimCommitter(world, self.journal, self.executor.wake)
+            self.committer.on_crash = self.crash
+        self.engine = Engine(
+            engine_id,
+            self.journal,
+            self.executor,
+            self.clock,
+            committer=self.committer,
+            seed=world.random.randrange(1 << 30),
+        )
+        self.is_dead = False
+        self.is_lost = False  # asleep for so long that others take it for dead
+        self.asleep_until = 0.0
+        self.free_at = 0.0  # when its last turn ends
+        self._turn_at = float("inf")
+
+    def poke(self) -> None:
+        """It has news: its next turn is now, or as soon as it is free."""
+        self.turn_at(self._world.now)
+
+    def turn_at(self, at: float) -> None:
+        at = max(at, self.free_at, self.asleep_until)
+        if not self.is_dead and at < self._turn_at:
+            self._turn_at = at
+            self._world.at(at, self._turn)
+
+    def _turn(self) -> None:
+        world = self._world
+        if self.is_dead or world.now < self._turn_at:
+            return  # another turn was scheduled in between
+        self._turn_at = float("inf")
+        if world.now < self.asleep_until:
+            self.turn_at(self.asleep_until)
+            return
+        self.clock.lag = 0.0
+        try:
+            self.engine.turn()
+        except Crash:
+            self.crash()
+            return
+        self.free_at = world.now + self.clock.lag
+        self.clock.lag = 0.0
+        asked = self.executor.asked_s
+        # A microsecond at least: no real clock stands still while a loop turns.
+        self.turn_at(self.free_at + (1e-6 if asked is None else max(asked, 1e-6)))
+
+    def crash(self) -> None:
+        self.is_dead = self.executor.is_dead = True
+        if self.committer is not None:
+            self.committer.is_dead = True
+        self._world.crashed(self)
+
+    def sleep(self, seconds: float, *, is_lost: bool) -> None:
+        """Do nothing for a while; with `is_lost` it counts as dead meanwhile."""
+        self.asleep_until = self._world.now + seconds
+        self.is_lost = is_lost
+        self._world.after(seconds, self._wake_up)
+
+    def _wake_up(self) -> None:
+        if not self.is_dead and self._world.now >= self.asleep_until:
+            self.is_lost = False
+            self.poke()
+
+    def is_in_step(self, run_id: str, shadow: Shadow) -> bool:
+        """Whether its state of the run is that of the journal; False while it has more to write."""
+        active = self.engine._runs.get(run_id)
+        if active is None or active.epoch != shadow.epoch or active.last_seq != shadow.last_seq:
+            return False
+        return not (active.entries or active.takes)
+
+
+# -- the world ----------------------------------------------------------------------------------
+
+
+class World:
+    """Everything that happens, from one seed."""
+
+    def __init__(self, seed: int, troubles: Troubles | None = None) -> None:
+        self.seed, self.random = seed, Random(seed)
+        self.troubles = Troubles() if troubles is None else troubles
+        self.now = 0.0
+        self.skew = 0.0  # what somebody set the wall clock wrong by
+        self.latest_time = BEGINNING
+        self.full_until = self.out_until = 0.0
+        self.commits = 0
+        self.crash_at: tuple[int, str] | None = None
+        self.base_commit_s = 0.0003
+        self.store = MemoryJournal()
+        self.audit = Audit(self, self.store)
+        self.programs: dict[str, Program] = {}
+        self.engines: list[SimEngine] = []
+        self.executed: Counter[tuple[str, str]] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.heard: dict[str, list[News]] = {}
+        self.trace: list[str] | None = None
+        self._digest = blake2b(digest_size=16)
+        self._happenings: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+        self._crash_soon = False
+
+    # -- time and chance ----------------------------------------------------------------------
+
+    def at(self, time: float, happening: Callable[[], None]) -> None:
+        self._count += 1
+        heappush(self._happenings, (time, self._count, happening))
+
+    def after(self, seconds: float, happening: Callable[[], None]) -> None:
+        self.at(self.now + seconds, happening)
+
+    def wall(self, lag: float = 0.0) -> float:
+        time = BEGINNING + self.now + self.skew + lag
+        self.latest_time = max(self.latest_time, time)
+        return time
+
+    def run_until(self, end: float) -> None:
+        """Let everything happen that happens before `end`."""
+        happenings = self._happenings
+        for _ in range(200_000):
+            if not happenings or happenings[0][0] > end:
+                self.now = end
+                return
+            self.now, _, happening = heappop(happenings)
+            happening()
+        raise Broken(f"too much happens before {end}: something goes round in circles")
+
+    def chance(self, trouble: str, times: float = 1.0) -> bool:
+        likely = getattr(self.troubles, trouble) * times
+        return likely > 0.0 and self.random.random() < likely
+
+    def commit_time(self) -> float:
+        if self.chance("very_slow_commit"):
+            self.count("commit takes a second")
+            return 1.0
+        if self.chance("slow_commit"):
+            self.count("commit is slow")
+            return self.base_commit_s + 0.05 * self.random.random()
+        return self.base_commit_s
+
+    # -- telling ------------------------------------------------------------------------------
+
+    def count(self, what: str) -> None:
+        self.counts[what] += 1
+
+    def note(self, *what: object) -> None:
+        line = f"{self.now:.6f} {what}"
+        self._digest.update(line.encode())
+        if self.trace is not None:
+            self.trace.append(line)
+
+    def fingerprint(self) -> str:
+        """Differs between two worlds in which not exactly the same happened."""
+        return self._digest.hexdigest()
+
+    # -- engines ------------------------------------------------------------------------------
+
+    def open_engine(self, *, slots: int | None = None, committer: bool | None = None) -> SimEngine:
+        random = self.random
+        slots = slots or random.randint(1, 4)
+        committer = random.random() < 0.5 if committer is None else committer
+        engine = SimEngine(self, f"e{len(self.engines) + 1}", slots, committer)
+        self.engines.append(engine)
+        self.note("open", engine.engine_id)
+        return engine
+
+    def living(self) -> list[SimEngine]:
+        return [engine for engine in self.engines if not engine.is_dead]
+
+    def is_alive(self, engine_id: str) -> bool:
+        return any(e.engine_id == engine_id and not e.is_lost for e in self.living())
+
+    def crashed(self, engine: SimEngine) -> None:
+        self.note("crash", engine.engine_id)
+        self.count("engine crashed")
+
+    # -- people -------------------------------------------------------------------------------
+
+    def submit(self, run_id: str, program: Program, engine: SimEngine) -> None:
+        """Ask `engine` for a new run; a second one of the same id must be refused."""
+        self.programs.setdefault(run_id, program)
+        program = self.programs[run_id]
+        key, pages = encode_pages(program.graph.steps)
+        environment = ENVIRONMENTS[len(run_id) % len(ENVIRONMENTS)]
+        submission = Submission(
+            run_id=run_id,
+            creation=Creation(
+                workflow="w", created_at=self.wall(), environment=environment, metadata={}
+            ),
+            graph=program.graph,
+            graph_hash=key,
+            pages=pages,
+        )
+        wants_events = self.random.random() < 0.5
+        self.note("submit", run_id, engine.engine_id)
+        engine.engine.submit(
+            submission, self._listener(run_id, engine), forward=True, wants_events=wants_events
+        )
+
+    def proceed(self, run_id: str, engine: SimEngine) -> bool:
+        """What `run` and `resume` do with a recorded run; whether it may go on now."""
+        if engine.is_dead or self.now < engine.asleep_until:
+            return False
+        drives = engine.engine.drives(run_id)
+        if drives:
+            return False
+        listener = self._listener(run_id, engine)
+        if drives is False:
+            self.note("rejoin", run_id, engine.engine_id)
+            self.count("rejoin")
+            engine.engine.rejoin(run_id, listener)
+            return True
+        try:
+            recorded = read_run(engine.journal, run_id)
+        except (StorageError, WorkflowError):
+            return False
+        if recorded.run.finished is RunStatus.SUCCESSFUL:
+            return False
+        owner = recorded.record.engine
+        if owner is not None and owner != engine.engine_id and self.is_alive(owner):
+            if recorded.record.summary.status in (RunStatus.RUNNING, RunStatus.PAUSED):
+                return False
+            self.count("adoption from a living owner")
+        self.note("adopt", run_id, engine.engine_id)
+        self.count("adoption")
+        engine.engine.adopt(recorded, listener)
+        return True
+
+    def _listener(self, run_id: str, engine: SimEngine) -> Callable[[News], None]:
+        def hear(news: News) -> None:
+            if isinstance(news, Committed | Output | Stalled):
+                self.count(f"told: {type(news).__name__}")
+                return
+            self.note("hear", run_id, engine.engine_id, str(news))
+            self.heard.setdefault(run_id, []).append(news)
+            if isinstance(news, Ended):
+                self._ended(run_id, news)
+            elif isinstance(news, Gone):
+                self._gone(run_id, news)
+
+        return hear
+
+    def _ended(self, run_id: str, news: Ended) -> None:
+        shadow = self.audit.shadows[run_id]
+        run = shadow.run
+        step = None if run.failed_step is None else run.steps[run.failed_step].name
+        told = (news.status, news.value, news.error, news.step, news.reason)
+        recorded = (run.status, run.value, run.error, step, run.held)
+        self.audit.check(told == recorded, f"told {told}, recorded {recorded}")
+        self.count(f"run ended: {news.status}")
+
+    def _gone(self, run_id: str, news: Gone) -> None:
+        if isinstance(news.error, WorkflowRunningError):
+            self.count("gone: refused")
+        elif type(news.error) is WorkflowError and "the engine is stopping" in str(news.error):
+            self.count("gone: stopped")
+        else:
+            raise Broken(f"{run_id} was given up: {news.error}")
+
+    # -- peace --------------------------------------------------------------------------------
+
+    def make_peace(self) -> None:
+        """No trouble happens from now on, and there is an engine that is awake."""
+        self.troubles = PEACE
+        self.crash_at = None
+        self.full_until = self.out_until = self.now
+        for engine in self.living():
+            engine.asleep_until = self.now
+            engine.is_lost = False
+            engine.poke()
+        if not self.living():
+            self.open_engine()
+        self.note("peace")
+
+    def finish(self) -> None:
+        """Resume every run until it has its result; check all that can be checked at the end."""
+        self.make_peace()
+        for _ in range(200):
+            self.run_until(self.now + 5.0)
+            self._look_around()
+            left = [shadow for shadow in self.audit.shadows.values() if not self._is_done(shadow)]
+            if not left:
+                break
+            for shadow in left:
+                self._help(shadow)
+        else:
+            raise Broken(f"no end: {[(s.run_id, s.run.status) for s in left]}")
+        self.run_until(self.now + 5.0)
+        for shadow in self.audit.shadows.values():
+            self._final(shadow)
+
+    def _is_done(self, shadow: Shadow) -> bool:
+        return shadow.run.finished is RunStatus.SUCCESSFUL
+
+    def _look_around(self) -> None:
+        """Every run has ended, goes on, or says why it does not."""
+        for shadow in self.audit.shadows.values():
+            self.audit.values_are_kept(shadow)
+            for engine in self.living():
+                if engine.engine_id == shadow.owner and engine.is_in_step(shadow.run_id, shadow):
+                    mine = engine.engine._runs[shadow.run_id].run
+                    self.audit.check(
+                        picture(mine) == picture(shadow.run),
+                        f"{shadow.run_id} is not what its journal folds into",
+                    )
+                    self.count("state compared")
+
+    def _help(self, shadow: Shadow) -> None:
+        owner = next((e for e in self.living() if e.engine_id == shadow.owner), None)
+        if owner is not None and owner.engine.drives(shadow.run_id):
+            stuck = self.now - max(shadow.news_at, self._peace_since) > STUCK_S
+            self.audit.check(not stuck, f"{shadow.run_id} is stuck: {self._describe(shadow)}")
+            return
+        self.proceed(shadow.run_id, owner or self.random.choice(self.living()))
+
+    @property
+    def _peace_since(self) -> float:
+        return CHAOS_S
+
+    def _describe(self, shadow: Shadow) -> str:
+        run = shadow.run
+        return f"{run.status} {[(s.name, str(run.status_of(s)), s.due_at) for s in run.steps]}"
+
+    def _final(self, shadow: Shadow) -> None:
+        check, run = self.audit.check, shadow.run
+        check(run.unfinished == 0, "a finished run has open steps")
+        check(run.value == shadow.program.result(), f"{shadow.run_id} has another result")
+        record = self.store.find_run(shadow.run_id)
+        assert record is not None
+        check(record.summary.status is RunStatus.SUCCESSFUL, f"its row says {record.summary}")
+        check(record.last_seq == shadow.last_seq, "its row has another last seq")
+        read = read_run(self.store, shadow.run_id).run
+        check(picture(read) == picture(run), "it is not what its journal folds into")
+        for name in shadow.values:
+            check(self.executed[shadow.run_id, name] > 0 or True, f"{name} has a value unrun")
+
+
+# -- troubled lives -----------------------------------------------------------------------------
+
+
+class Life:
+    """The story of one seed: runs, and people and accidents around them."""
+
+    def __init__(self, seed: int) -> None:
+        self.world = World(seed)
+        world, random = self.world, self.world.random
+        self._random = random
+        world.base_commit_s = random.choice([0.0003, 0.0003, 0.004])
+        self._storm = random.random() < 0.02
+        self._most_engines = random.randint(1, 3)
+        for _ in range(random.randint(1, self._most_engines)):
+            world.open_engine()
+        for n in range(random.randint(1, 4)):
+            author = Author(random, for_engine=True, max_nodes=random.randint(3, 16))
+            world.at(2.0 * random.random(), self._submit(f"r{'x' * (n % 2)}{n}", author.program()))
+        for _ in range(random.randint(2, 10)):
+            world.at(CHAOS_S * random.random(), self._accident)
+        world.at(1.0, self._tick)
+
+    def live(self) -> World:
+        """Raises: Broken."""
+        world = self.world
+        world.run_until(CHAOS_S)
+        world.finish()
+        return world
+
+    def _submit(self, run_id: str, program: Program) -> Callable[[], None]:
+        def happen() -> None:
+            engine = self._some_engine()
+            self.world.submit(run_id, program, engine)
+            if self._random.random() < 0.15:
+                self.world.count("submitted twice")
+                self.world.submit(run_id, program, self._some_engine())
+
+        return happen
+
+    def _some_engine(self) -> SimEngine:
+        living = self.world.living()
+        if not living or (len(living) < self._most_engines and self._random.random() < 0.2):
+            return self.world.open_engine()
+        return self._random.choice(living)
+
+    def _some_run(self) -> str | None:
+        shadows = self.world.audit.shadows
+        return self._random.choice(list(shadows)) if shadows else None
+
+    def _accident(self) -> None:
+        world, random = self.world, self._random
+        kind = random.choice(
+            ["crash", "crash", "sleep", "lost sleep", "lost sleep", "cancel", "cancel", "let go",
+             "stop", "clock", "full", "resume", "resume"]
+        )  # fmt: skip
+        engine, run_id = self._some_engine(), self._some_run()
+        world.note("accident", kind, engine.engine_id, run_id)
+        world.count(f"accident: {kind}")
+        if kind == "crash":
+            engine.crash()
+        elif kind in ("sleep", "lost sleep"):
+            engine.sleep(4.0 * random.random(), is_lost=kind == "lost sleep")
+        elif kind == "stop":
+            engine.engine.stop()
+            world.after(0.5, engine.crash)
+        elif kind == "clock":
+            world.skew += random.choice([-3600.0, -2.0, -0.01, 0.01, 2.0])
+        elif kind == "full":
+            world.full_until = world.now + 3.0 * random.random()
+        elif run_id is None:
+            return
+        elif kind == "cancel":
+            engine.engine.cancel(run_id)
+        elif kind == "let go":
+            engine.engine.let_go(run_id, lambda: world.count("let go"))
+        else:
+            world.proceed(run_id, engine)
+
+    def _tick(self) -> None:
+        """Somebody looks after the runs now and then."""
+        world, random = self.world, self._random
+        if world.now >= CHAOS_S - 1.0:
+            return
+        for shadow in list(world.audit.shadows.values()):
+            is_open = shadow.run.is_open
+            if random.random() < (0.7 if is_open else 0.4):
+                world.proceed(shadow.run_id, self._some_engine())
+        world.after(0.2 if self._storm else 1.0, self._tick)
+        if self._storm:
+            # Whoever adopts a run dies at once, again and again.
+            for engine in world.living():
+                world.after(0.05, engine.crash)
+
+
+def live(seed: int) -> World:
+    """The world of this seed, after it has ended well. Raises: Broken."""
+    life = Life(seed)
+    try:
+        return life.live()
+    except Broken as error:
+        raise Broken(f"seed {seed}: {error}\nreplay: {replay(seed)}") from error
+    except WeftlineError as error:
+        raise Broken(f"seed {seed}: {error!r}\nreplay: {replay(seed)}") from error
+
+
+def replay(seed: int) -> str:
+    """The command that lives this seed again."""
+    return f"pytest tests/simulation/test_simulation.py --seed {seed}"
