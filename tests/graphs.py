@@ -11,6 +11,7 @@ from weftline.core.events import (
     ConditionDecided,
     Event,
     GraphExtended,
+    RunStatus,
     RunSubmitted,
     StepFailed,
     StepLost,
@@ -162,7 +163,7 @@ def picture(run: Run) -> dict[str, Any]:
         ),
         "steps": [
             (
-                step.name, _as_recorded(step), run.status_of(step), run.value_of(step.number),
+                step.name, _as_recorded(run, step), run.value_of(step.number),
                 run.error_of(step.number), step.attempt, step.tries, step.losses,
                 step.started_at, step.ended_at, step.opened, step.condition, step.waiting_on,
             )
@@ -172,10 +173,12 @@ def picture(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _as_recorded(step: StepState) -> StepStatus:
+def _as_recorded(run: Run, step: StepState) -> tuple[StepStatus, StepStatus]:
     # Whether the time of a retry has come is not in the journal.
-    is_due = step.status is StepStatus.WAITING and step.due_at is not None
-    return StepStatus.READY if is_due else step.status
+    if step.status is StepStatus.WAITING and step.due_at is not None:
+        is_canceled = run.finished is RunStatus.CANCELED
+        return StepStatus.READY, StepStatus.CANCELED if is_canceled else StepStatus.READY
+    return step.status, run.status_of(step)
 
 
 def recount(run: Run) -> int:

@@ -357,7 +357,10 @@ class Author:
                 node.tries, node.is_matching = node.fails + 1, True
             else:
                 self._healing_left -= 1
-        if self._for_engine and not (node.breaks and node.caught_by is not None):
+        # Time-outs and lacking resources are told in the engine's own words, and `retry_on` has its
+        # own view of them.
+        has_own_words = not (node.breaks and node.caught_by is not None or node.is_selective)
+        if self._for_engine and has_own_words:
             node.mode = random.choice(["fail", "fail", "timeout", "greedy"])
             if node.mode == "timeout":
                 node.timeout_s = 2.0

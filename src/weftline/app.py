@@ -142,11 +142,13 @@ class App:
             shared.engine.rejoin(run_id, drive.listen, forward=not quiet)
             return drive
         recorded = read_run(self.journal, run_id)
+        is_over = recorded.run.finished is RunStatus.SUCCESSFUL
+        if not is_over:
+            self._make_free(recorded.record)
         if written is not None:
             self._warn_of_changes(recorded, written)
-        if recorded.run.finished is RunStatus.SUCCESSFUL:
+        if is_over:
             return _ending_of(recorded.run)
-        self._make_free(recorded.record)
         environment, noted = _usable_environment(recorded.record.creation.environment)
         for text in noted:
             warnings.warn(text, stacklevel=4)

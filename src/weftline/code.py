@@ -868,10 +868,11 @@ class _Obstacle(NamedTuple):
         )
 
     def warning(self) -> str:
-        module = getattr(self.way_out, "__module__", None)
+        what = _with_its_class(self.way_out)[-1]
+        module = getattr(what, "__module__", None)
         where = "" if module is None else f" of module {module!r}"
         return (
-            f"{_name(self.way_out)}{where} goes by reference, since the {self.kind} {self.key!r} "
+            f"{_name(what)}{where} goes by reference, since the {self.kind} {self.key!r} "
             f"cannot be pickled ({_reason(self.error)}): a resume runs the module as it is then"
         )
 
@@ -970,26 +971,27 @@ def _not_picklable(value: Any, label: str, objects: ObjectStore, error: Exceptio
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
+    kind = type(value)
+    if issubclass(kind, dict):
         for key, item in value.items():
             yield f"[{_short(key)}]", item
             if type(key) is not str:
                 yield f" (key {_short(key)})", key
-    elif isinstance(value, list | tuple):
+    elif issubclass(kind, list | tuple):
         for index, item in enumerate(value):
             yield f"[{index}]", item
-    elif isinstance(value, set | frozenset):
+    elif issubclass(kind, set | frozenset):
         for item in value:
             yield f" (element {_short(item)})", item
-    elif isinstance(value, types.FunctionType):
-        for kind, key, item in _captured(value):
+    elif kind is types.FunctionType:
+        for word, key, item in _captured(value):
             if not _is_constant(item):
-                yield f" ({kind} {key!r})", item
-    elif isinstance(value, partial):
+                yield f" ({word} {key!r})", item
+    elif issubclass(kind, partial):
         yield ".func", value.func
         yield from ((f" (argument {index + 1})", item) for index, item in enumerate(value.args))
         yield from ((f" (argument {key!r})", item) for key, item in value.keywords.items())
-    elif not isinstance(value, type | types.ModuleType):
+    elif not issubclass(kind, type | types.ModuleType):
         yield from ((f".{name}", item) for name, item in _attributes(value).items())
 
 
@@ -1036,36 +1038,37 @@ class _Watch:
             if id(owner) in seen or isinstance(owner, type) or _goes_by_name_anyway(owner):
                 continue
             seen.add(id(owner))
-            expected: list[tuple[str, Any, Any]] = []
-            is_plain = isinstance(owner, types.FunctionType) and not owner.__kwdefaults__
+            expected: list[tuple[str, str, Any, Any]] = []
             for kind, key, value in _captured(owner):
                 parts = _code_within(value)
                 if _is_constant(value):
-                    what, how = value, None
+                    expected.append((kind, key, value, None))
                 elif parts is not None and (weak := _weak(value)) is not None:
-                    what, how = weak, ref
+                    expected.append((kind, key, weak, ref))
                     waiting.extend(parts)
                 else:
-                    what, how = _digest(value, by_reference), bytes
-                expected.append((key, what, how))
-                is_plain &= how is not bytes if kind == "global" else how is None
-                is_plain &= kind in ("global", "default")
-            if is_plain:  # nearly every function
-                names = owner.__code__.co_names, owner.__globals__
-                constants = [(key, what) for key, what, how in expected if how is None]
-                code = [(key, what) for key, what, how in expected if how is ref]
-                self._plain.append((ref(owner), *_shape(owner), constants, code))
+                    expected.append((kind, key, _digest(value, by_reference), bytes))
+            shape = _shape(owner)
+            # Nearly every function captures globals alone, and defaults that cannot change.
+            if shape == (*shape[:2], None) and all(
+                how is not bytes if kind == "global" else how is None and kind == "default"
+                for kind, _, _, how in expected
+            ):
+                globals_ = [each for each in expected if each[0] == "global"]
+                constants = [(key, what) for _, key, what, how in globals_ if how is None]
+                code = [(key, what) for _, key, what, how in globals_ if how is ref]
+                self._plain.append((ref(owner), *shape[:2], constants, code))
             else:
-                self._other.append((ref(owner), _shape(owner), expected))
+                self._other.append((ref(owner), shape, expected))
 
     def is_unchanged(self) -> bool:
-        for owner, code, defaults, keyword_defaults, constants, weak in self._plain:
+        for owner, code, defaults, constants, weak in self._plain:
             function = owner()
             if (
                 function is None
                 or function.__code__ is not code
                 or function.__defaults__ is not defaults
-                or function.__kwdefaults__ is not keyword_defaults
+                or function.__kwdefaults__
                 or function.__dict__
             ):
                 return False
@@ -1079,19 +1082,18 @@ class _Watch:
                     return False
         return all(self._is_same(*other) for other in self._other)
 
-    def _is_same(self, weak: Any, shape: tuple[Any, ...], expected: list[tuple[Any, Any]]) -> bool:
+    def _is_same(
+        self, weak: Any, shape: tuple[Any, ...], expected: list[tuple[str, str, Any, Any]]
+    ) -> bool:
         owner = weak()
         if owner is None:
             return False
-        now_shape = _shape(owner)
-        if any(now is not before for now, before in zip(now_shape, shape, strict=True)):
+        if any(now is not before for now, before in zip(_shape(owner), shape, strict=True)):
             return False
         captured = list(_captured(owner))
-        if len(captured) != len(expected):
+        if [each[:2] for each in captured] != [each[:2] for each in expected]:
             return False
-        for (_, key, value), (key_before, before, how) in zip(captured, expected, strict=True):
-            if key != key_before:
-                return False
+        for (_, _, value), (_, _, before, how) in zip(captured, expected, strict=True):
             if how is None:
                 same = value is before
             elif how is ref:
@@ -1119,13 +1121,20 @@ def _weak(value: Any) -> Any:
 def _digest(value: Any, by_reference: frozenset[int]) -> bytes | None:
     """The SHA-256 of the pickle of `value`; None when it has none."""
     sink = _Digest()
-    pickler = _DefinitionPickler(sink, 5)
+    pickler = _DigestPickler(sink, 5)
     pickler.by_reference = by_reference
     try:
         pickler.dump(value)
     except Exception:
         return None
     return sink.hash.digest()
+
+
+class _DigestPickler(_DefinitionPickler):
+    """For telling a change within this process: a class is the one it is."""
+
+    def _reduce_class(self, cls: type) -> Any:
+        return int, (id(cls),)
 
 
 class _Digest:
@@ -1157,7 +1166,7 @@ class _Meaning:
     A strict one must not be equal for things that differ: `is_complete` tells whether it can say.
     """
 
-    _ITEMS = 10_000
+    _ITEMS, _DEPTH = 10_000, 100
     _BY_REPR = frozenset({"re", "datetime", "decimal", "fractions", "pathlib", "uuid", "zoneinfo"})
 
     def __init__(self, is_strict: bool = False) -> None:
@@ -1167,14 +1176,23 @@ class _Meaning:
         self._seen: dict[Any, int] = {}
         self._alive: list[Any] = []  # so that no `id` is used twice
         self._left = self._ITEMS
+        self._depth = 0
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
 
     def add(self, thing: Any) -> None:
+        if self._depth == self._DEPTH:
+            self.is_complete = False
+            return
+        self._depth += 1
         kind = type(thing)
         if kind is int:
             self._write("int", hex(thing))  # `repr` refuses long ones
+        elif kind is str or kind is bytes:
+            text = thing.encode("utf-8", "surrogatepass") if kind is str else thing
+            self._write(kind.__name__, len(text))
+            self._hash.update(text)
         elif kind in _CONSTANT_KINDS or kind is range:
             self._write(kind.__name__, repr(thing))
         elif thing is _MISSING:
@@ -1186,6 +1204,7 @@ class _Meaning:
             self._add_items(thing)
         elif self._is_new(thing):
             self._add_new(thing, kind)
+        self._depth -= 1
 
     def _add_new(self, thing: Any, kind: type) -> None:
         if kind is list:
@@ -1196,20 +1215,20 @@ class _Meaning:
             self._add_items(part for item in thing.items() for part in item)
         elif kind is types.CodeType:
             self._add_code(thing)
-        elif isinstance(thing, types.ModuleType):
+        elif issubclass(kind, types.ModuleType):
             self._write("module", thing.__name__)
-        elif isinstance(thing, type) or kind is types.FunctionType:
+        elif issubclass(kind, type) or kind is types.FunctionType:
             if _is_installed(thing) or thing.__module__ == "builtins":
                 self._write("installed", thing.__module__, thing.__qualname__)
-            elif isinstance(thing, type):
-                self._add_class(thing)
-            else:
+            elif kind is types.FunctionType:
                 self._add_function(thing)
-        elif isinstance(thing, types.BuiltinFunctionType):
+            else:
+                self._add_class(thing)
+        elif kind is types.BuiltinFunctionType:
             self._write("builtin", thing.__module__, thing.__qualname__)
         elif kind is types.MethodType:
             self._add_items((thing.__func__, thing.__self__))
-        elif isinstance(thing, partial):
+        elif issubclass(kind, partial):
             self._write("partial")
             self._add_items((thing.func, thing.args, thing.keywords))
         elif (parts := _code_within(thing)) is not None:
@@ -1295,7 +1314,7 @@ class _Meaning:
 
     def _add_instance(self, thing: Any, kind: type) -> None:
         self.add(kind)
-        if kind.__module__ in self._BY_REPR or isinstance(thing, types.GenericAlias):
+        if kind.__module__ in self._BY_REPR or kind is types.GenericAlias:
             self._write(repr(thing))
         elif self._is_strict:
             try:
@@ -1304,7 +1323,7 @@ class _Meaning:
                 self.is_complete = False
         elif hasattr(kind, "__members__"):
             self._write(thing.name)
-        elif travels_by_value(kind.__module__):
+        elif not _is_installed(kind):
             self.add(_attributes(thing))
 
     def _apart(self, thing: Any) -> str:

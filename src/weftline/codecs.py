@@ -162,8 +162,8 @@ def _write(
     if text is not None:
         spool.write(text)
         return "json", ()
-    module = kind.__module__.partition(".")[0]
-    write = _WRITERS.get(module) if isinstance(module, str) else None
+    module = kind.__module__  # whatever a class of a user says
+    write = _WRITERS.get(module.partition(".")[0]) if type(module) is str else None
     if write is not None:
         codec = write(value, kind, spool)
         if codec is not None:

@@ -171,9 +171,11 @@ class Scripts:
 
     def close(self) -> None:
         for process in self._started:
-            if process.poll() is None:
-                process.kill()
-                print(*process.communicate())  # of a test that failed: it may tell why
+            was_running = process.poll() is None
+            process.kill()
+            said = process.communicate()
+            if was_running:
+                print(*said)  # the test has failed: this may tell why
 
 
 _PRELUDE = "\n".join(

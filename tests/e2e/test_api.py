@@ -417,8 +417,8 @@ def test_two_thousand_nested_steps(run_id: str) -> None:
             return 0
         return plus_one.step(descend.step(levels - 1))
 
-    assert descend.step(1_000).run(run_id) == 1_000
-    assert workflow.get_output(run_id).result() == 1_000
+    assert descend.step(2_000).run(run_id) == 2_000
+    assert workflow.get_output(run_id).result() == 2_000
 
 
 def tail_chain(length: int) -> Any:
@@ -430,7 +430,7 @@ def tail_chain(length: int) -> Any:
 
 
 def test_a_long_chain_of_tail_calls(run_id: str) -> None:
-    length = 5_000
+    length = 20_000
     assert tail_chain(length).run(run_id) == length
     assert workflow.get_output(run_id).result() == length
 

@@ -165,7 +165,7 @@ def test_globals_that_cannot_be_pickled_make_a_function_travel_by_name(scripts: 
     assert value == "3"
     assert len(warnings) == 1
     assert warnings[0].startswith("UserWarning")
-    assert "person.guarded" in warnings[0]
+    assert "'guarded' of module 'person' goes by reference" in warnings[0]
     assert "'LOCK'" in warnings[0]
 
 

@@ -261,6 +261,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "what a list holds": lambda m: m.WEIGHTS.append(1),
     "what an object holds": lambda m: setattr(m.CONFIG, "x", 2),
     "a default": lambda m: setattr(m.f, "__defaults__", (9,)),
+    "a default by name": lambda m: m.f.__kwdefaults__.__setitem__("step", 3),
     "what a default holds": lambda m: m.f.__kwdefaults__["seen"].append(8),
     "a closure": lambda m: m.set_bound(6),
     "an attribute": lambda m: setattr(m.f, "scale", 11),
@@ -282,8 +283,9 @@ def bind():
         bound = value
     return get, set
 get_bound, set_bound = bind()
-def f(x=2, *, seen=[]):
-    total = helper(x) * RATE + sum(WEIGHTS) + CONFIG.x + len(seen) + get_bound() + tools.step()
+def f(x=2, *, seen=[], step=1):
+    total = step + helper(x) * RATE + sum(WEIGHTS) + CONFIG.x + len(seen)
+    total += get_bound() + tools.step()
     try:
         total += later()
     except NameError:
@@ -354,6 +356,45 @@ def test_a_function_with_a_lock_goes_by_reference_with_a_warning(
     assert stored.warning is not None
     for part in ("'locked'", "'locked_tools'", "'lock'", "_thread.lock"):
         assert part in stored.warning
+
+
+def test_a_method_with_a_lock_goes_by_reference_with_its_class(
+    objects: MemoryObjectStore, modules: Callable[[str, str], Any]
+) -> None:
+    module = modules("locked_tools", LOCKED)
+    assert again(module.Guarded.get, objects) is module.Guarded.get
+    assert again(module.Guarded, objects) is module.Guarded
+    assert again(module.Guarded().get, objects)() == 5
+    assert again(functools.partial(module.locked, 1), objects)() == 2
+
+
+def test_what_pretends_to_be_something_else_is_left_alone(objects: MemoryObjectStore) -> None:
+    class Proxy:
+        @property  # type: ignore[misc]
+        def __class__(self) -> Any:
+            raise RuntimeError("outside of its context")
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            return str, ("proxy",)
+
+    proxy = Proxy()
+
+    def use() -> Any:
+        return proxy
+
+    assert again(use, objects)() == "proxy"
+
+
+def test_deep_and_large_globals_do_not_hinder(objects: MemoryObjectStore) -> None:
+    deep: list[Any] = []
+    for _ in range(200):
+        deep = [deep]
+    large = {number: str(number) for number in range(50_000)}
+
+    def use() -> Any:
+        return deep, large
+
+    assert again(use, objects)() == (deep, large)
 
 
 def test_only_the_helper_with_the_lock_goes_by_reference(
@@ -496,6 +537,11 @@ class Point:
     tags: list = dataclasses.field(default_factory=list)
     def sum(self): return self.x + self.y
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted:
+    x: int
+    near: "Slotted | None" = None
+
 class Color(enum.Enum):
     RED = 1
     BLUE = "b"
@@ -557,7 +603,7 @@ values = {
     "dataclass": Point(1, tags=["t"]), "enum": Color.BLUE, "flag": Flag.A | Flag.B,
     "named tuple": Pair(1), "error": Oops(1, "w"), "struct": Record("n", [1]),
     "keyed struct": Keyed(first_name="n", extra=4), "abstract": Square(3), "generic": Box(4),
-    "nested": Box.Lid(), "mutual": Left(),
+    "slotted": Slotted(1, Slotted(2)), "nested": Box.Lid(), "mutual": Left(),
 }
 checks = {
     "dataclass": lambda v: [repr(v), v.sum(), type(v)(1) == type(v)(1)],
@@ -569,13 +615,14 @@ checks = {
     "keyed struct": lambda v: [repr(v), v.extra, v.older(), msgspec.json.encode(v).decode()],
     "abstract": lambda v: [v.twice(), v.side, hasattr(v, "__dict__")],
     "generic": lambda v: [v.shown, type(v).of(5).shown, type(v).__qualname__],
+    "slotted": lambda v: [repr(v), v == type(v)(1, type(v)(2)), hash(v) == hash(v)],
     "nested": lambda v: [type(v).__qualname__, v == type(v)()],
     "mutual": lambda v: [type(v.other()).__name__, type(v.other().other()) is type(v)],
 }
 """
 KINDS = [
     *("dataclass", "enum", "flag", "named tuple", "error", "struct", "keyed struct"),
-    *("abstract", "generic", "nested", "mutual"),
+    *("abstract", "generic", "nested", "mutual", "slotted"),
 ]
 
 

@@ -81,6 +81,7 @@ from weftline.ports import (
 
 MAX_BATCH_AGE_S = 0.005
 RETRY_COMMIT_S = 0.25
+RETRY_RELEASE_S = 1.0
 SLOW_COMMIT_S = 0.002
 """Commits that take longer than this are made beside the loop, if there is anything to do there."""
 
@@ -123,6 +124,8 @@ class Engine:
         self.engine_id = engine_id
         self._committer = committer
         self._committing: tuple[list[Part], float] | None = None
+        self._releases: list[RunChange] = []
+        self._next_release = 0.0
         self._doubtful: list[Part] | None = None  # of a commit that may have taken place
         self._commit_s = 0.0  # how long commits take, as a moving average
         self._journal, self._executor, self._clock = journal, executor, clock
@@ -228,6 +231,8 @@ class Engine:
             self._commands.popleft()()
         if self._timers:
             self._fire_timers()
+        if self._releases and self._clock.monotonic() >= self._next_release:
+            self._write_releases()
         if self._doubtful is not None:
             self._resolve_doubt()
         if self._stalled_since is not None:
@@ -252,6 +257,8 @@ class Engine:
             return max(0.0, self._next_try - self._clock.monotonic())
         if self._commands or (self._unwritten and self._committing is None):
             return 0.0
+        if self._releases:
+            return max(0.0, self._next_release - self._clock.monotonic())
         if self._timers:
             return max(0.0, self._timers[0][0] - self._clock.time())
         return None
@@ -488,7 +495,7 @@ class Engine:
             if self._runs.get(active.run_id) is not active:
                 continue  # given up meanwhile
             if active.run_id in refused:
-                self._lose(active)
+                self._lose(part)
             else:
                 self._written(part)
 
@@ -563,9 +570,10 @@ class Engine:
         for active in self._runs.values():
             active.tell(Stalled(self._stalled_since, error))
 
-    def _lose(self, active: ActiveRun) -> None:
+    def _lose(self, part: Part) -> None:
         """The run was refused: its id is taken, or somebody else owns it now."""
-        if active.is_new:
+        active = part.active
+        if part.change.creation is not None:
             text = f"the workflow id {active.run_id!r} is in use already"
         else:
             text = f"run {active.run_id!r} was taken over by another process"
@@ -718,8 +726,9 @@ class Engine:
 
     def _rejoin(self, run_id: str, listener: Listener, forward: bool) -> None:
         active = self._runs.get(run_id)
-        if active is None or active.run.is_open:
-            text = f"run {run_id!r} is running" if active else f"run {run_id!r} has just ended"
+        is_over = active is None or active.run.finished is RunStatus.SUCCESSFUL
+        if active is None or is_over or active.run.is_open:
+            text = f"run {run_id!r} " + ("has just ended" if is_over else "is running")
             listener(Gone(WorkflowRunningError(text, run_id)))
             return
         active.listeners.append(listener)
@@ -739,7 +748,11 @@ class Engine:
             self._record(active, CancelRequested())
 
     def _let_go(self, run_id: str, error: WeftlineError | None) -> None:
-        self._end_commit(wait=True)  # its outcome decides what there is to be released
+        # What became of the last commit decides what there is to be released.
+        self._end_commit(wait=True)
+        if self._doubtful is not None:
+            self._next_try = self._clock.monotonic()
+            self._resolve_doubt()
         active = self._runs.get(run_id)
         if active is None:
             return
@@ -756,11 +769,21 @@ class Engine:
         release = RunChange(
             run_id=run_id, epoch=active.epoch, entries=[], summary=summary, takes=True
         )
-        try:
-            self._journal.commit(Batch(changes=[release]))
-        except StorageError as problem:
-            # The engine's lock tells the same as soon as this process ends.
-            log.warning("run %s could not be marked as let go: %s", run_id, problem)
+        self._releases.append(release)
+        self._write_releases()
+
+    def _write_releases(self) -> None:
+        """Tell that runs have no owner any more; tried again while nothing can be written. When
+        this process ends its lock tells the same."""
+        if self._releases and self._doubtful is None:
+            try:
+                self._journal.commit(Batch(changes=self._releases))
+                self._releases.clear()
+            except StorageError as problem:
+                log.warning(
+                    "%d runs are not marked as let go yet: %s", len(self._releases), problem
+                )
+                self._next_release = self._clock.monotonic() + RETRY_RELEASE_S
 
     def _stop(self) -> None:
         for run_id in list(self._runs):

@@ -36,6 +36,7 @@ _DEFAULT_SIGNALS = (
     *(signal.SIGCHLD, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM),
 )
 _REAP_WITHOUT_PIDFD_S = 1.0
+_GROUP_END_S = 0.02
 
 
 class Process:
@@ -193,7 +194,17 @@ class Process:
             _, status = os.waitpid(self.pid, 0)
         except ChildProcessError:  # somebody else in this process waited for it
             return "its process ended"
+        self._see_group_end()
         return _describe(os.waitstatus_to_exitcode(status))
+
+    def _see_group_end(self) -> None:
+        """Give what was killed with the child a moment to be gone, too."""
+        deadline = time.monotonic() + _GROUP_END_S
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            # Without a process that collects orphans, their entries stay: not for ever, then.
+            while time.monotonic() < deadline:
+                os.killpg(self.pid, 0)
+                time.sleep(0.0005)
 
     def close(self) -> None:
         """Let go of all that belongs to it, after `reap`."""
