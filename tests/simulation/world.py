@@ -440,6 +440,10 @@ class SimExecutor:
         world.audit.check(0 < len(attempts) <= self.room(lane), "more attempts than there is room")
         for attempt in attempts:
             world.audit.started(attempt, self._engine_id)
+            for work in [*self._waiting, *self._running.values()]:
+                there = work.attempt.run_id, work.attempt.step
+                is_twice = there == (attempt.run_id, attempt.step)
+                world.audit.check(not is_twice, f"{attempt.step} runs twice at once")
             self._waiting.append(Work(attempt, lane))
         world.note("start", self._engine_id, [(a.run_id, a.step, a.number) for a in attempts])
         if world.chance("start_crash"):
@@ -642,6 +646,8 @@ class SimEngine:
         except Crash:
             self.crash()
             return
+        except Broken:
+            raise
         except Exception as error:
             raise Broken(f"the loop of {self.engine_id} failed: {error!r}") from error
         self.free_at = world.now + self.clock.lag

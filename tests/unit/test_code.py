@@ -368,23 +368,6 @@ def test_a_method_with_a_lock_goes_by_reference_with_its_class(
     assert again(functools.partial(module.locked, 1), objects)() == 2
 
 
-def test_what_pretends_to_be_something_else_is_left_alone(objects: MemoryObjectStore) -> None:
-    class Proxy:
-        @property  # type: ignore[misc]
-        def __class__(self) -> Any:
-            raise RuntimeError("outside of its context")
-
-        def __reduce_ex__(self, protocol: Any) -> Any:
-            return str, ("proxy",)
-
-    proxy = Proxy()
-
-    def use() -> Any:
-        return proxy
-
-    assert again(use, objects)() == "proxy"
-
-
 def test_deep_and_large_globals_do_not_hinder(objects: MemoryObjectStore) -> None:
     deep: list[Any] = []
     for _ in range(200):

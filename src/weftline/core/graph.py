@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from weftline.core.actions import Action, PythonCall
 from weftline.core.policy import DEFAULT_PLACEMENT, DEFAULT_POLICY, Placement, Policy
@@ -28,7 +28,7 @@ class OptionalInput(Struct, frozen=True, omit_defaults=True):
     """The value of a step, or `default` (a packed value) when that step was skipped."""
 
     step: int
-    default: Raw | None = None
+    default: bytes | None = None
 
 
 Input = int | list[int] | OptionalInput

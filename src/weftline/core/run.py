@@ -280,7 +280,7 @@ class Run:
             elif isinstance(entry, OptionalInput):
                 value = self.value_of(first + entry.step)
                 if value is None and entry.default is not None:
-                    value = bytes(entry.default)
+                    value = entry.default
                 values.append(value or NOTHING)
         return values
 

@@ -124,7 +124,7 @@ class Engine:
         self.engine_id = engine_id
         self._committer = committer
         self._committing: tuple[list[Part], float] | None = None
-        self._releases: list[RunChange] = []
+        self._releases: dict[str, RunChange] = {}
         self._next_release = 0.0
         self._doubtful: list[Part] | None = None  # of a commit that may have taken place
         self._commit_s = 0.0  # how long commits take, as a moving average
@@ -257,11 +257,12 @@ class Engine:
             return max(0.0, self._next_try - self._clock.monotonic())
         if self._commands or (self._unwritten and self._committing is None):
             return 0.0
+        waits = []
         if self._releases:
-            return max(0.0, self._next_release - self._clock.monotonic())
+            waits.append(self._next_release - self._clock.monotonic())
         if self._timers:
-            return max(0.0, self._timers[0][0] - self._clock.time())
-        return None
+            waits.append(self._timers[0][0] - self._clock.time())
+        return max(0.0, min(waits)) if waits else None
 
     # -- news -----------------------------------------------------------------------------------
 
@@ -627,6 +628,8 @@ class Engine:
                     step = run.steps[number]
                     if generation != run.generation or not (run.may_start and step.may_begin):
                         continue  # void: given up, resumed, or its scope was closed meanwhile
+                    if step.status is StepStatus.WAITING or number in active.attempts:
+                        continue  # it was listed twice, and has begun or failed since
                     if step.spec.join is Join.ONE_SUCCEEDED and self._has_unwritten(active):
                         # It may begin beside steps that end just now: what it reads of them must
                         # be durable first.
@@ -675,8 +678,11 @@ class Engine:
                 continue
             for event in active.run.due(now):
                 self._record(active, event)
-            if active.run.ready:  # all they read is durable, but other facts may not be
-                self._note_unwritten(active)
+            run = active.run
+            if run.ready and not self._has_unwritten(active):
+                ready, run.ready = run.ready, deque()
+                self._queue_ready(active, ready)
+            # Else they wait for the commit of what is unwritten, as others in the list must.
             self._set_timer(active)
 
     # -- commands -------------------------------------------------------------------------------
@@ -753,6 +759,7 @@ class Engine:
         if self._doubtful is not None:
             self._next_try = self._clock.monotonic()
             self._resolve_doubt()
+        in_doubt = {part.active.run_id for part in self._doubtful or ()}
         active = self._runs.get(run_id)
         if active is None:
             return
@@ -761,7 +768,7 @@ class Engine:
             self._unwritten.remove(active)
         if error is not None:
             active.tell(Gone(error))
-        if active.is_new:
+        if active.is_new or run_id in in_doubt:
             return
         summary = active.stored
         if summary.status in (RunStatus.RUNNING, RunStatus.PAUSED):
@@ -769,7 +776,7 @@ class Engine:
         release = RunChange(
             run_id=run_id, epoch=active.epoch, entries=[], summary=summary, takes=True
         )
-        self._releases.append(release)
+        self._releases[run_id] = release
         self._write_releases()
 
     def _write_releases(self) -> None:
@@ -777,7 +784,7 @@ class Engine:
         this process ends its lock tells the same."""
         if self._releases and self._doubtful is None:
             try:
-                self._journal.commit(Batch(changes=self._releases))
+                self._journal.commit(Batch(changes=list(self._releases.values())))
                 self._releases.clear()
             except StorageError as problem:
                 log.warning(

@@ -8,7 +8,7 @@ import math
 import os
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from pathlib import Path
 
@@ -55,6 +55,9 @@ AHEAD_S = 0.004
 
 REFUSALS_IN_A_ROW = 3
 """So often a kind of attempts may find no room before others make way for it."""
+
+ASK_AGAIN_S = 0.1
+"""How often GPUs and resources are looked for that another process may have."""
 
 STARTED_AFTER_S = 0.1
 LOOK_S = 0.1
@@ -181,6 +184,7 @@ class Children:
         self._engines = home / "engines"
         self._engines.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._logs = LogFolder(home / "logs")
+        slots.share_in(home / "slots")
         self._few = max(4, 2 * math.ceil(slots.num_cpus))
         self._kinds: dict[Lane, _Kind] = {}
         self._groups: dict[tuple[Environment, Placement], _Group] = {}
@@ -197,6 +201,7 @@ class Children:
         self._turn = 0
         self._hungry: _Kind | None = None
         self._hungry_turn = 0
+        self._ask_again_at = _NEVER
         self._epoll = select.epoll()
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._alarm, select.EPOLLIN)
@@ -286,9 +291,11 @@ class Children:
 
     def _note_refusal(self, kind: _Kind) -> None:
         kind.refusals += 1
-        if kind.refusals >= REFUSALS_IN_A_ROW and self._hungry in (None, kind):
-            if self._slots.count_beside_cpus(kind.group.ask):
-                self._hungry, self._hungry_turn = kind, self._turn
+        if not self._slots.count_beside_cpus(kind.group.ask):
+            # Another process may have it, and nobody will tell when it gives it back.
+            self._ask_again_at = min(self._ask_again_at, time.monotonic() + ASK_AGAIN_S)
+        elif kind.refusals >= REFUSALS_IN_A_ROW and self._hungry in (None, kind):
+            self._hungry, self._hungry_turn = kind, self._turn
 
     def _must_make_way(self, kind: _Kind) -> bool:
         """Whether attempts of another kind have waited for a CPU for long. Then no child is kept
@@ -334,13 +341,10 @@ class Children:
         outstanding = child.outstanding
         if outstanding or len(attempts) > 1:
             child.is_watched = True
-        soon = STARTED_AFTER_S
         for attempt in attempts:
             outstanding[attempt.key] = attempt
-            if attempt.timeout_s is not None and attempt.timeout_s < soon:
-                soon = attempt.timeout_s
         self._send_frame(child, attempts)
-        self._check_within(child, soon)
+        self._check_within(child, self._first_look_s(attempts))
 
     def _send_frame(self, child: _Child, attempts: list[Attempt]) -> None:
         calls = [call_of(attempt) for attempt in attempts]
@@ -398,9 +402,11 @@ class Children:
     def _poll(self, timeout_s: float | None) -> list[tuple[int, int]]:
         if self._reports:
             timeout_s = 0.0
-        elif self._checks:
-            until_check = max(0.0, self._checks[0][0] - time.monotonic())
-            timeout_s = until_check if timeout_s is None else min(timeout_s, until_check)
+        elif self._checks or self._ask_again_at != _NEVER:
+            at = min(self._ask_again_at, self._checks[0][0] if self._checks else _NEVER)
+            until = max(0.0, at - time.monotonic())
+            timeout_s = until if timeout_s is None else min(timeout_s, until)
+            self._ask_again_at = _NEVER
         if timeout_s == 0.0 or self._is_woken:
             self._is_woken = False
             return self._epoll.poll(0)
@@ -449,6 +455,7 @@ class Children:
 
     def _welcome(self, child: _Child, ready: Ready) -> None:
         child.is_ready = True
+        self._check_within(child, self._first_look_s(child.outstanding.values()))
         if ready.version != self._version:
             python = child.pool[0].python
             self._refuse(
@@ -552,6 +559,12 @@ class Children:
                 delay_s = self._check(child, now)
                 if delay_s != _NEVER:
                     self._check_within(child, delay_s)
+
+    @staticmethod
+    def _first_look_s(attempts: Iterable[Attempt]) -> float:
+        """How long none of these attempts, not begun yet, has anything to be looked for."""
+        limits = [each.timeout_s for each in attempts if each.timeout_s is not None]
+        return min([STARTED_AFTER_S, *limits])
 
     def _check(self, child: _Child, now: float) -> float:
         """Look at what a child is doing. Returns: seconds until the next look."""
@@ -809,6 +822,7 @@ class Children:
         for child in self._children[:]:
             child.process.has_died(max(0.0, deadline - time.monotonic()))
             child.process.reap()
+            self._release(child)
             self._remove(child)
             child.process.close()
         self._epoll.close()

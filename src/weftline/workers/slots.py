@@ -1,13 +1,17 @@
 """What this machine has for steps, and what is taken of it: CPUs, GPUs and named resources.
 
-Amounts are counted in ten-thousandths, so that a tenth ten times is one.
+Amounts are counted in ten-thousandths, so that a tenth ten times is one. CPUs are those of one
+engine; GPUs and resources are there once for all processes that use the same home.
 """
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from weftline.core.policy import Placement
+from weftline.workers.shares import Amount, Ranges
 
 UNIT = 10_000
 UNBOUNDED = 1 << 30
@@ -28,8 +32,9 @@ class Ask(NamedTuple):
 class Grant(NamedTuple):
     """What was taken for one child; `devices` are the ids of its GPUs."""
 
-    ask: Ask
+    cpus: int
     devices: tuple[str, ...]
+    shares: list[tuple[Amount, Ranges]]
 
 
 class Slots:
@@ -48,15 +53,25 @@ class Slots:
         self.num_cpus, self.num_gpus = num_cpus, num_gpus
         self.resources = dict(resources or {})
         self._cpus = _units(num_cpus)
-        self._amounts = {name: _units(amount) for name, amount in self.resources.items()}
+        self._amounts = {name: Amount(_units(n)) for name, n in self.resources.items()}
         gpus = _units(num_gpus)
         count = -(-gpus // UNIT)
-        names = [*devices, *(str(n) for n in range(len(devices), count))][:count]
+        numbers = [str(n) for n in range(count + len(devices))]
+        names = [*devices, *(each for each in numbers if each not in devices)][:count]
         # The last device may be declared as a part of one: init(num_gpus=0.5).
-        self._declared = {
-            name: min(UNIT, gpus - UNIT * position) for position, name in enumerate(names)
+        self._devices = {
+            name: Amount(min(UNIT, gpus - UNIT * position)) for position, name in enumerate(names)
         }
-        self._devices = dict(self._declared)
+        self._is_shared = False
+
+    def share_in(self, folder: Path) -> None:
+        """Share GPUs and resources with other processes that name this folder."""
+        if self._is_shared:
+            return
+        self._is_shared = True
+        for kind, amounts in (("gpu", self._devices), ("resource", self._amounts)):
+            for name, amount in amounts.items():
+                amount.share_at(folder / f"{kind}-{quote(name, safe='')}")
 
     def check(self, placement: Placement) -> str | None:
         """Why a step of this placement could never run here, or None."""
@@ -68,7 +83,7 @@ class Slots:
                 f"asks for num_gpus={placement.num_gpus:g}, but a step takes whole GPUs or a share"
                 " of one: give a whole number, or less than 1"
             )
-        if gpus and _fitting(self._declared, gpus) == 0:
+        if gpus and _fitting([each.total for each in self._devices.values()], gpus) == 0:
             return _lack("num_gpus", placement.num_gpus, self.num_gpus)
         for name, amount in placement.resources:
             has = self.resources.get(name, 0)
@@ -87,7 +102,7 @@ class Slots:
     def count(self, ask: Ask) -> int:
         """How many more times `ask` could be taken now; `UNBOUNDED` when it asks for nothing."""
         found = self._cpus // ask.cpus if ask.cpus else UNBOUNDED
-        if ask.gpus or ask.resources:
+        if found and (ask.gpus or ask.resources):
             found = min(found, self.count_beside_cpus(ask))
         return found
 
@@ -95,40 +110,53 @@ class Slots:
         """How many more times `ask` could be taken if only there were CPUs enough."""
         found = UNBOUNDED
         if ask.gpus:
-            found = _fitting(self._devices, ask.gpus)
-        for name, amount in ask.resources:
-            found = min(found, self._amounts.get(name, 0) // amount)
+            found = _fitting([each.free() for each in self._devices.values()], ask.gpus)
+        for name, share in ask.resources:
+            amount = self._amounts.get(name)
+            found = min(found, amount.free() // share if amount is not None else 0)
         return found
 
     def take(self, ask: Ask) -> Grant | None:
         """Take `ask` until it is given back with `release`; None when it does not fit now."""
-        if self.count(ask) < 1:
+        if ask.cpus > self._cpus:
             return None
+        wanted: list[tuple[Amount, int]] = []
+        devices = self._choose_devices(ask.gpus)
+        if ask.gpus and not devices:
+            return None
+        wanted += [(self._devices[name], min(ask.gpus, UNIT)) for name in devices]
+        for name, share in ask.resources:
+            if name not in self._amounts:
+                return None
+            wanted.append((self._amounts[name], share))
+        grant = Grant(ask.cpus, devices, [])
         self._cpus -= ask.cpus
-        for name, amount in ask.resources:
-            self._amounts[name] -= amount
-        return Grant(ask, self._take_devices(ask.gpus) if ask.gpus else ())
+        for amount, share in wanted:
+            taken = amount.take(share)
+            if taken is None:  # another process was faster
+                self.release(grant)
+                return None
+            grant.shares.append((amount, taken))
+        return grant
 
     def release(self, grant: Grant) -> None:
         """Give back what `take` handed out."""
-        ask = grant.ask
-        self._cpus += ask.cpus
-        for name, amount in ask.resources:
-            self._amounts[name] += amount
-        for device in grant.devices:
-            self._devices[device] += min(ask.gpus, UNIT)
+        self._cpus += grant.cpus
+        for amount, taken in grant.shares:
+            amount.give_back(taken)
 
-    def _take_devices(self, gpus: int) -> tuple[str, ...]:
+    def _choose_devices(self, gpus: int) -> tuple[str, ...]:
+        """Devices that have `gpus` free; none when there are not enough."""
+        if not gpus:
+            return ()
+        free = {name: device.free() for name, device in self._devices.items()}
         if gpus < UNIT:
             # The fullest device that has room, so that whole ones stay whole.
-            fitting = [(free, name) for name, free in self._devices.items() if free >= gpus]
-            taken = [min(fitting, key=lambda each: each[0])[1]]
-        else:
-            whole = [name for name, free in self._devices.items() if free == UNIT]
-            taken = whole[: gpus // UNIT]
-        for name in taken:
-            self._devices[name] -= min(gpus, UNIT)
-        return tuple(taken)
+            fitting = [name for name, left in free.items() if left >= gpus]
+            return (min(fitting, key=lambda name: free[name]),) if fitting else ()
+        whole = [name for name, left in free.items() if left == UNIT]
+        count = gpus // UNIT
+        return tuple(whole[:count]) if len(whole) >= count else ()
 
 
 def find_slots(
@@ -142,11 +170,12 @@ def find_slots(
     GPUs go by the ids in CUDA_VISIBLE_DEVICES where that is set, else by number.
     """
     visible = environ.get(_VISIBLE)
-    devices = [] if visible is None else [name for name in visible.split(",") if name.strip()]
+    devices = [] if visible is None else [each.strip() for each in visible.split(",")]
+    devices = [name for name in devices if name]
     if num_gpus is None:
         num_gpus = _count_gpus() if visible is None else len(devices)
     cpus = _count_cpus() if num_cpus is None else num_cpus
-    return Slots(cpus, num_gpus, resources, [name.strip() for name in devices])
+    return Slots(cpus, num_gpus, resources, devices)
 
 
 def _count_cpus() -> float:
@@ -167,11 +196,11 @@ def _count_gpus() -> int:
         return 0
 
 
-def _fitting(devices: Mapping[str, int], gpus: int) -> int:
+def _fitting(devices: Sequence[int], gpus: int) -> int:
     """How many times `gpus` fits into what is free of these devices."""
     if gpus < UNIT:
-        return sum(free // gpus for free in devices.values())
-    return sum(free == UNIT for free in devices.values()) // (gpus // UNIT)
+        return sum(free // gpus for free in devices)
+    return sum(free == UNIT for free in devices) // (gpus // UNIT)
 
 
 def _lack(name: str, asked: float, has: float) -> str:

@@ -1,0 +1,169 @@
+"""Attempts for an executor, and a driver of executors that is no engine."""
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from weftline.adapters.objects.local import LocalObjectStore
+from weftline.code import dump_function
+from weftline.codecs import capture_arguments, decode, encode
+from weftline.core.actions import PythonCall
+from weftline.core.environment import Environment
+from weftline.core.policy import DEFAULT_PLACEMENT, Placement
+from weftline.ports import (
+    Attempt,
+    Done,
+    Executor,
+    GivenBack,
+    Lane,
+    ObjectStore,
+    Refused,
+    Report,
+    Succeeded,
+)
+from weftline.workers.children import Children
+from weftline.workers.slots import Slots
+
+PATIENCE_S = 60.0
+"""How long anything may take before a test gives up on it; none waits for it to pass."""
+
+
+def environment_here(**changed: Any) -> Environment:
+    found = {"python": sys.executable, "sys_path": tuple(sys.path), "cwd": os.getcwd()}
+    return Environment(**(found | changed))
+
+
+class Attempts:
+    """Makes attempts, and drives them through an executor."""
+
+    def __init__(self, executor: Executor, objects: ObjectStore) -> None:
+        self.executor, self.objects = executor, objects
+        self.environment = environment_here()
+        self._last_key = 0
+
+    def call(
+        self, function: Callable[..., Any], *args: Any, retry_on: Any = None, **kwargs: Any
+    ) -> PythonCall:
+        code = dump_function(function, self.objects)
+        captured, _ = capture_arguments(args, kwargs, self.objects, is_hole, label="test")
+        classes = None if retry_on is None else encode(retry_on, self.objects).packed
+        return PythonCall(code.value, captured.arguments, code.fingerprint, captured.plain, classes)
+
+    def make(
+        self,
+        function: Callable[..., Any] | PythonCall,
+        *args: Any,
+        inputs: Iterable[bytes] = (),
+        timeout_s: float | None = None,
+        forward: bool = False,
+        step: str = "step",
+        run_id: str = "run",
+        number: int = 1,
+        retry_on: Any = None,
+        **kwargs: Any,
+    ) -> Attempt:
+        self._last_key += 1
+        if isinstance(function, PythonCall):
+            call = function
+        else:
+            call = self.call(function, *args, retry_on=retry_on, **kwargs)
+        return Attempt(
+            key=self._last_key,
+            run_id=run_id,
+            step=step,
+            number=number,
+            call=call,
+            inputs=list(inputs),
+            timeout_s=timeout_s,
+            forward=forward,
+        )
+
+    def lane(self, attempt: Attempt, placement: Placement = DEFAULT_PLACEMENT) -> Lane:
+        return Lane(self.environment, attempt.call.function.hash, placement)
+
+    def start(self, *attempts: Attempt, placement: Placement = DEFAULT_PLACEMENT) -> None:
+        """Have the executor take them on at once, whatever room it has."""
+        self.executor.start(self.lane(attempts[0], placement), list(attempts))
+
+    def wait_for(self, condition: Callable[[list[Report]], Any]) -> list[Report]:
+        """All reports until the condition holds for them."""
+        reports: list[Report] = []
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition(reports):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not in {PATIENCE_S:g} s; there were {reports}")
+            reports += self.executor.wait(1.0)
+        return reports
+
+    def drive(
+        self, *attempts: Attempt, placement: Placement = DEFAULT_PLACEMENT
+    ) -> dict[int, list[Report]]:
+        """What was reported on each attempt, all of them being done; 0: on environments.
+
+        What is given back is started again, as an engine would.
+        """
+        by_key = {attempt.key: attempt for attempt in attempts}
+        left = set(by_key)
+        reports: dict[int, list[Report]] = {key: [] for key in [0, *by_key]}
+        lanes: dict[Lane, deque[Attempt]] = {}
+        for attempt in attempts:
+            lanes.setdefault(self.lane(attempt, placement), deque()).append(attempt)
+        deadline = time.monotonic() + PATIENCE_S
+        while left:
+            for lane, queue in lanes.items():
+                room = self.executor.room(lane) if queue else 0
+                if room > 0:
+                    count = min(room, len(queue))
+                    self.executor.start(lane, [queue.popleft() for _ in range(count)])
+            for report in self.executor.wait(1.0):
+                if isinstance(report, Refused):
+                    reports[0].append(report)
+                    return reports
+                reports[report.key].append(report)
+                if isinstance(report, GivenBack):
+                    attempt = by_key[report.key]
+                    lanes[self.lane(attempt, placement)].appendleft(attempt)
+                elif isinstance(report, Done):
+                    left.remove(report.key)  # an attempt that is done twice is an error
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not in {PATIENCE_S:g} s: {left}")
+        return reports
+
+    def end_of(self, attempt: Attempt, placement: Placement = DEFAULT_PLACEMENT) -> Report:
+        """The last report on one attempt that is driven alone."""
+        reports = self.drive(attempt, placement=placement)
+        return (reports[attempt.key] + reports[0])[-1]
+
+    def value_of(
+        self, function: Callable[..., Any], *args: Any, placement: Placement = DEFAULT_PLACEMENT
+    ) -> Any:
+        """What the function returns when it is called as an attempt."""
+        report = self.end_of(self.make(function, *args), placement)
+        assert isinstance(report, Succeeded), report
+        return decode(report.value, self.objects)
+
+
+def is_hole(thing: object) -> bool:
+    return False
+
+
+def make_children(home: Path, slots: Slots, engine: str = "engine", **changed: Any) -> Children:
+    """Children with a home of their own. The store is in its folder `objects`."""
+    (home / "objects").mkdir(parents=True, exist_ok=True)
+    given = {
+        "home": home,
+        "engine": engine,
+        "objects_factory": "weftline.adapters.objects.local:LocalObjectStore",
+        "objects_root": str(home / "objects"),
+        "slots": slots,
+    }
+    return Children(**(given | changed))
+
+
+def open_objects(home: Path) -> LocalObjectStore:
+    (home / "objects").mkdir(parents=True, exist_ok=True)
+    return LocalObjectStore(home / "objects")
