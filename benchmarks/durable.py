@@ -144,8 +144,18 @@ def cold(folder: Path) -> list[Row]:
     middle = {key: sorted(one[key] for one in found)[3] for key in found[0]}
     assert not middle["has_numpy"]
     return [
-        Row("import weftline", f"{middle['import_ms']:.0f} ms", "<= 90 ms", middle["import_ms"] <= 90),
-        Row("first result, cold", f"{middle['seconds']:.2f} s", "<= 0.35 s", middle["seconds"] <= 0.35),
+        Row(
+            "from weftline import workflow",
+            f"{middle['import_ms']:.0f} ms",
+            "<= 90 ms",
+            middle["import_ms"] <= 90,
+        ),
+        Row(
+            "first result, cold",
+            f"{middle['seconds']:.2f} s",
+            "<= 0.35 s",
+            middle["seconds"] <= 0.35,
+        ),
         Row("memory then (PSS)", f"{middle['pss_mb']:.0f} MB", "<= 60 MB", middle["pss_mb"] <= 60),
     ]
 

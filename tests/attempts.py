@@ -33,7 +33,11 @@ PATIENCE_S = 60.0
 
 
 def environment_here(**changed: Any) -> Environment:
-    found = {"python": sys.executable, "sys_path": tuple(sys.path), "cwd": os.getcwd()}
+    found: dict[str, Any] = {
+        "python": sys.executable,
+        "sys_path": tuple(sys.path),
+        "cwd": os.getcwd(),
+    }
     return Environment(**(found | changed))
 
 
@@ -104,7 +108,7 @@ class Attempts:
     ) -> dict[int, list[Report]]:
         """What was reported on each attempt, all of them being done; 0: on environments.
 
-        What is given back is started again, as an engine would.
+        What is given back is started again, as an engine would; news of others is left out.
         """
         by_key = {attempt.key: attempt for attempt in attempts}
         left = set(by_key)
@@ -123,6 +127,8 @@ class Attempts:
                 if isinstance(report, Refused):
                     reports[0].append(report)
                     return reports
+                if report.key not in by_key:
+                    continue
                 reports[report.key].append(report)
                 if isinstance(report, GivenBack):
                     attempt = by_key[report.key]
@@ -154,7 +160,7 @@ def is_hole(thing: object) -> bool:
 def make_children(home: Path, slots: Slots, engine: str = "engine", **changed: Any) -> Children:
     """Children with a home of their own. The store is in its folder `objects`."""
     (home / "objects").mkdir(parents=True, exist_ok=True)
-    given = {
+    given: dict[str, Any] = {
         "home": home,
         "engine": engine,
         "objects_factory": "weftline.adapters.objects.local:LocalObjectStore",

@@ -94,6 +94,9 @@ class Book:
         self.run.apply(event, self.now, graph)
         self.events.append((self.now, event))
 
+    def state(self) -> RunStatus:
+        return self.run.status
+
     # -- the steps by name ----------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> StepState:

@@ -203,9 +203,7 @@ def _node_outcome(
         # Nobody bears these failures, so the run fails with them; resumed, one of them is mended.
     if node.join is Join.ALL_SUCCEEDED:
         for edge, source in zip(node.edges, sources, strict=True):
-            has_default = any(
-                e.kind == "default" and e.source == edge.source for e in node.edges
-            )
+            has_default = any(e.kind == "default" and e.source == edge.source for e in node.edges)
             if source.kind != "value" and not has_default:
                 return Outcome("skipped")
     if node.holds is False:
@@ -359,7 +357,7 @@ class Author:
                 self._healing_left -= 1
         # Time-outs and lacking resources are told in the engine's own words, and `retry_on` has its
         # own view of them.
-        has_own_words = not (node.breaks and node.caught_by is not None or node.is_selective)
+        has_own_words = not ((node.breaks and node.caught_by is not None) or node.is_selective)
         if self._for_engine and has_own_words:
             node.mode = random.choice(["fail", "fail", "timeout", "greedy"])
             if node.mode == "timeout":
@@ -376,5 +374,3 @@ class Author:
         if isinstance(plan.output, list):
             return Plan(nodes, [place[n] for n in plan.output])
         return Plan(nodes, place[plan.output])
-
-

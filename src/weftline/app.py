@@ -329,9 +329,12 @@ class App:
         """What drives runs: one engine on its own thread for the whole process, or, with the
         inline executor, a fresh engine in the thread that calls."""
         if self.settings.executor == "inline":
+            self.journal.change_count()
             return _EngineHere(self)
         with self._lock:
             if self._shared is None:
+                # A home that cannot be used says so now; the engine would try again for a while.
+                self.journal.change_count()
                 self._shared = _EngineThread(self)
             return self._shared
 

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,9 @@ PATIENCE_S = 60.0
 """How long anything may take before a test gives up on it; none waits for it to pass."""
 
 GPUS, CPUS = 2, 4
+
+PACKAGE = str(Path(weftline.__file__).parents[1])
+"""Where programs find Weftline."""
 
 
 # -- what steps call ----------------------------------------------------------------------------
@@ -130,18 +133,21 @@ class Scripts:
         return path
 
     def start(
-        self, source: str | Path, *args: object, strict: bool = True, **variables: str
+        self,
+        source: str | Path,
+        *args: object,
+        strict: bool = True,
+        variables: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         """Begin a program; `strict` makes an error of each warning."""
         path = source if isinstance(source, Path) else self.write(_PRELUDE + _dedented(source))
-        package = Path(weftline.__file__).parents[1]
         command = [sys.executable, *(["-W", "error"] if strict else []), str(path)]
         process = subprocess.Popen(
             [*command, *map(str, args)],
             cwd=self.folder,
             env=_clean_environment()
-            | {"WEFTLINE_HOME": str(self.home), "PYTHONPATH": str(package)}
-            | variables,
+            | {"WEFTLINE_HOME": str(self.home), "PYTHONPATH": PACKAGE}
+            | dict(variables or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -156,10 +162,12 @@ class Scripts:
         *args: object,
         strict: bool = True,
         quiet: bool = True,
-        **variables: str,
+        variables: Mapping[str, str] | None = None,
     ) -> str:
         """What a program prints; it must end well, and say nothing on stderr if `quiet`."""
-        return self.end(self.start(source, *args, strict=strict, **variables), quiet=quiet)[0]
+        return self.end(self.start(source, *args, strict=strict, variables=variables), quiet=quiet)[
+            0
+        ]
 
     @staticmethod
     def end(process: "subprocess.Popen[str]", *, quiet: bool = True) -> tuple[str, str]:

@@ -397,6 +397,7 @@ def test_steps_of_classes_partials_and_builtins() -> None:
     assert workflow.step(Shop(3)).step(plus_one.step(3)).run() == 13
     assert workflow.step(len).step([1, 2]).run() == 2
     assert workflow.step(lambda number: number + 1).step(1).run() == 2
+    wrong: Any
     for wrong in (1, "x", None):
         with pytest.raises(ValueError, match="takes one callable"):
             workflow.step(wrong)

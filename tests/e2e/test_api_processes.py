@@ -433,7 +433,7 @@ def test_a_home_can_be_moved(scripts: Scripts) -> None:
     scripts.home.rename(scripts.folder / "moved")
     (scripts.folder / "mended").touch()
     moved = str(scripts.folder / "moved")
-    assert scripts.run(source, WEFTLINE_HOME=moved) == "100000\n"
+    assert scripts.run(source, variables={"WEFTLINE_HOME": moved}) == "100000\n"
     assert len(notes(scripts.folder / "executions")) == 1
 
 
@@ -497,6 +497,37 @@ def test_output_comes_while_the_step_runs(scripts: Scripts, gate: Gate) -> None:
     gate.wait_for()
     gate.open()
     assert scripts.end(driver)[0] == "(talker) behind it\n"
+
+
+def test_a_child_that_starts_slowly_is_looked_after_like_any_other(scripts: Scripts) -> None:
+    scripts.write(
+        """
+        import sys
+        import time
+
+        if "weftline.workers.child" in " ".join(sys.orig_argv):
+            time.sleep(0.3)
+        """,
+        "sitecustomize.py",
+    )
+    said = scripts.run(
+        """
+        import time
+        from weftline import workflow
+
+        @workflow.step(timeout_s=0.2)
+        def endless():
+            time.sleep(1000)
+
+        begun = time.monotonic()
+        try:
+            endless.step().run()
+        except workflow.StepTimeoutError:
+            print(time.monotonic() - begun < 30)
+        """,
+        variables={"PYTHONPATH": os.pathsep.join([str(scripts.folder), PACKAGE])},
+    )
+    assert said == "True\n"
 
 
 # -- the same, whoever carries it out -----------------------------------------------------------
@@ -734,7 +765,7 @@ def behaviour(
     if request.param == "memory":
         variables = {"WEFTLINE_STORAGE": "memory://"}
     try:
-        said = scripts.run(BEHAVIOURS, **variables)
+        said = scripts.run(BEHAVIOURS, variables=variables)
     finally:
         scripts.close()
     found: dict[str, str] = json.loads(said.splitlines()[-1])

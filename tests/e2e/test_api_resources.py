@@ -211,7 +211,7 @@ def test_gpus_go_by_the_ids_that_the_driver_sees(scripts: Scripts) -> None:
         print(devices.step().run() in ("4", "GPU-abc"), all_of_them.step().run())
         print(os.environ["CUDA_VISIBLE_DEVICES"])
         """,
-        CUDA_VISIBLE_DEVICES="4,GPU-abc",
+        variables={"CUDA_VISIBLE_DEVICES": "4,GPU-abc"},
     )
     assert said == "True 4,GPU-abc\n4,GPU-abc\n"
 
@@ -232,9 +232,11 @@ def test_what_a_machine_has_can_be_declared_by_variables(scripts: Scripts) -> No
             except ValueError as error:
                 print(type(error).__name__)
         """,
-        WEFTLINE_NUM_CPUS="7",
-        WEFTLINE_NUM_GPUS="3",
-        WEFTLINE_RESOURCES='{"licence": 5}',
+        variables={
+            "WEFTLINE_NUM_CPUS": "7",
+            "WEFTLINE_NUM_GPUS": "3",
+            "WEFTLINE_RESOURCES": '{"licence": 5}',
+        },
     )
     assert said == "fits\n" + "ResourcesUnavailable\n" * 3
 

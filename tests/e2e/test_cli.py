@@ -28,6 +28,7 @@ WEFT = [sys.executable, "-W", "error", "-m", "weftline.cli.main"]
 FLOW = f"""
 import os, sys
 from dataclasses import dataclass
+from pathlib import Path
 from weftline import workflow
 
 {inspect.getsource(note)}
@@ -149,7 +150,10 @@ class Weft:
         for process in self._started:
             if process.poll() is None:
                 process.kill()
-                process.communicate()
+                process.wait()
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
 
 
 @pytest.fixture
@@ -400,6 +404,7 @@ def test_a_run_that_nobody_reads_any_more_is_left_resumable(weft: Weft, gate: Ga
     process = weft.start("run", "flow.py:slow", "--id", "s", "--param", f"gate={gate.path}")
     assert process.stdout is not None
     assert process.stderr is not None
+    gate.wait_for(2)
     process.stdout.close()
     gate.open(2)
     err = process.stderr.read()
@@ -547,7 +552,7 @@ def test_runs_are_listed_newest_first_and_filtered(many: Weft) -> None:
     assert many("runs", "list", "--status", "paused") == ("", "note: no such run\n")
     first = many.json("runs", "list", "--status", "failed")[0]
     assert (first["steps"], first["succeeded"]) == (2, 1)
-    assert first["error"]["type"] == "builtins.ValueError"
+    assert first["error"]["type"] == "ValueError"
 
 
 def test_a_run_is_shown_with_its_graph(many: Weft) -> None:
@@ -736,13 +741,9 @@ def test_wrong_use_is_one_message_and_status_2(weft: Weft, words: list[str], tol
 
 
 def test_an_error_is_one_message_and_with_debug_a_traceback(weft: Weft) -> None:
-    weft.write("broken.py", "import no_such_module_at_all\n")
-    out, err = weft("run", "broken.py", status=1)
-    assert (out, err) == (
-        "",
-        "error: broken.py cannot be loaded: ModuleNotFoundError: No module named"
-        " 'no_such_module_at_all' (broken.py, line 1)\n",
-    )
+    weft.write("broken.py", "no\n")
+    told = "error: broken.py cannot be loaded: NameError: name 'no' is not defined"
+    assert weft("run", "broken.py", status=1) == ("", f"{told} (broken.py, line 1)\n")
     for words in (["--debug", "run", "broken.py"], ["run", "broken.py", "--debug"]):
         process = weft.start(*words)
         _, err = process.communicate(timeout=PATIENCE_S)

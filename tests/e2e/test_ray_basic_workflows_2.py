@@ -233,7 +233,7 @@ def test_no_init(scripts: Scripts, first: str) -> None:
                 print(error)
         """,
         first,
-        **{"WEFTLINE_HOME": "unset", **variables},
+        variables={"WEFTLINE_HOME": "unset", **variables},
     )
     expected = {"run": "10", "list_all": "[]"}.get(first, "No such workflow_id an id")
     assert said == expected + "\n"

@@ -1,6 +1,7 @@
 """The shape of a graph: what is wrong with it, how it is stored, and what changed in it."""
 
 import sys
+from itertools import pairwise
 from random import Random
 from time import process_time
 
@@ -82,9 +83,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_a_step_that_waits_for_itself_is_a_circle() -> None:
-    assert problems_of(graph(step("a", 0))) == [
-        "steps wait for each other in a circle: a -> a"
-    ]
+    assert problems_of(graph(step("a", 0))) == ["steps wait for each other in a circle: a -> a"]
 
 
 def test_a_circle_is_told_step_by_step_in_the_order_in_which_they_wait() -> None:
@@ -121,7 +120,7 @@ def test_a_graph_that_points_one_way_has_no_circle_in_any_order(seed: int, size:
         circle = find_cycle(graph(*steps))
         assert circle[0] == circle[-1]
         positions = {each.name: n for n, each in enumerate(steps)}
-        for source, reader in zip(circle, circle[1:], strict=False):
+        for source, reader in pairwise(circle):
             assert positions[source] in steps[positions[reader]].upstream()
 
 

@@ -1,10 +1,9 @@
-"""What holds for every run: random programs, in a random order, with losses, crashes and resumes."""
+"""What holds for every run: random programs in a random order, with losses, crashes and resumes."""
 
 from collections import Counter
 from collections.abc import Iterator
 from random import Random
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
@@ -30,9 +29,10 @@ from weftline.core.events import (
     decode_event,
     encode_event,
 )
-from weftline.core.graph import Graph, decode_pages, encode_pages, problems_of
+from weftline.core.graph import decode_pages, encode_pages, problems_of
 from weftline.core.run import NOTHING, Run, StepStatus, fold
 from weftline.core.values import Packed
+from weftline.errors import ImpossibleEvent
 
 READY, RUNNING, WAITING = StepStatus.READY, StepStatus.RUNNING, StepStatus.WAITING
 
@@ -113,9 +113,9 @@ class Drive:
     def _node(self, number: int) -> Node:
         return self.program.nodes[self.run.steps[number].name]
 
-    def _count(self, number: int, kind: type[Event]) -> int:
-        events = [event for _, event in self.book.events if isinstance(event, kind)]
-        return sum(event.step == number for event in events if isinstance(event, StepFailed))
+    def _fails(self, number: int) -> int:
+        events = [event for _, event in self.book.events if isinstance(event, StepFailed)]
+        return sum(event.step == number for event in events)
 
     def _begin(self, number: int) -> None:
         self.taken.remove(number)
@@ -134,7 +134,7 @@ class Drive:
         attempt = step.attempt + (step.status is not RUNNING)
         if self.troubles and self.random.random() < 0.15:
             book.record(StepLost(number, attempt, "killed"))
-        elif self._count(number, StepFailed) < node.fails:
+        elif self._fails(number) < node.fails:
             retry_at = self.run.judge_failure(
                 number, retryable=node.is_matching, now=book.now, luck=self.random.random()
             )
@@ -212,7 +212,6 @@ def drive(seed: int, random: Random, *, troubles: bool = True) -> Drive:
 
 
 SEEDS = st.integers(min_value=0, max_value=2**32)
-RANDOMS = st.randoms(use_true_random=True)
 
 
 @settings(max_examples=300)
@@ -264,9 +263,7 @@ def is_below_a_closed_scope(each: Drive, name: str) -> bool:
 
 @settings(max_examples=60)
 @given(SEEDS, SEEDS)
-def test_every_prefix_of_a_journal_folds_to_what_the_run_was_then(
-    program: int, order: int
-) -> None:
+def test_every_prefix_of_a_journal_folds_to_what_the_run_was_then(program: int, order: int) -> None:
     whole = drive(program, Random(order))
     whole.to_the_end()
     stored = [(at, decode_event(encode_event(event))) for at, event in whole.book.events]
@@ -289,9 +286,9 @@ def test_what_is_folded_in_two_parts_is_what_is_folded_at_once(program: int, ord
     expected = picture(whole.run)
     for count in range(1, len(events), 5):
         run = fold(events[:count], graphs)
-        run.due(whole.book.now)  # a reader's clock must not matter either
-        while run.settle() is not None and run._due:
-            break  # asking what follows must not change anything
+        # Neither the time of a reader nor asking what follows must matter.
+        run.due(whole.book.now)
+        run.settle()
         for at, event in events[count:]:
             key = getattr(event, "graph", None)
             run.apply(event, at, None if key is None else graphs[key])
@@ -351,8 +348,6 @@ EVENTS = {
 def test_no_order_of_events_harms_a_run_however_impossible(moves: list[str]) -> None:
     """What is impossible is refused and changes nothing."""
     book = Book(Author(Random(7)).program().graph)
-    from weftline.errors import ImpossibleEvent
-
     for n, move in enumerate(moves):
         number = n % len(book.run.steps)
         attempt = book.run.steps[number].attempt + 1

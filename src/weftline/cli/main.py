@@ -5,6 +5,7 @@ Only Typer is imported before it is known what is wanted, so that `weft --help` 
 
 import os
 import sys
+from contextlib import redirect_stdout
 from typing import Annotated
 
 import typer
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _status_of(error: BaseException) -> int:
     """Tell of the error in one message; the exit status."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        error = error.__context__  # Typer makes an end of its own of it
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, BrokenPipeError):
@@ -112,7 +115,8 @@ def runs_alone(context: typer.Context) -> None:
 
 def _help_without_command(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        sys.stderr.write(context.get_help() + "\n")
+        with redirect_stdout(sys.stderr):  # Typer may print it itself
+            sys.stderr.write(context.get_help() + "\n")
         raise typer.Exit(2)
 
 

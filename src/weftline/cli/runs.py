@@ -122,7 +122,7 @@ def _status(text: str) -> RunStatus:
     if name not in RunStatus.__members__:
         known = ", ".join(RunStatus.__members__)
         raise BadParameter(
-            f"{text!r} is no status{did_you_mean(name, RunStatus)}; there are {known}"
+            f"{text!r} is no status{did_you_mean(name, RunStatus.__members__)}; there are {known}"
         )
     return RunStatus(name)
 

@@ -456,7 +456,9 @@ class Run:
         step = self._step(event.step)
         is_due = step.spec.when is not None and (step.joined or not step.waiting_on)
         if step.status is not WAITING or step.condition is not None or not is_due:
-            raise ImpossibleEvent(f"the condition of step {step.name!r} is not to be decided now")
+            raise ImpossibleEvent(
+                f"the condition of step {step.name!r} is decided once, in its time"
+            )
         step.condition = event.holds
         if event.holds:
             self._make_ready(step)

@@ -248,7 +248,7 @@ class Children:
             has = len(child.outstanding)
             level = min(depth, -(-(len(attempts) - at + held) // count))
             if level > has:
-                self._send(child, lane, attempts[at : at + level - has])
+                self._send(child, attempts[at : at + level - has])
                 at += level - has
             held -= has
             count -= 1
@@ -337,7 +337,7 @@ class Children:
         group.busy.append(child)
         return child
 
-    def _send(self, child: _Child, lane: Lane, attempts: list[Attempt]) -> None:
+    def _send(self, child: _Child, attempts: list[Attempt]) -> None:
         outstanding = child.outstanding
         if outstanding or len(attempts) > 1:
             child.is_watched = True
