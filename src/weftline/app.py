@@ -9,6 +9,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable
+from errno import ENOSPC
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -461,13 +462,13 @@ class Drive:
             waited = time.monotonic() - news.since
             if waited >= PATIENCE_STORAGE_S:
                 self.let_go()
-                if isinstance(news.error, StorageFull):
-                    raise StorageFull(
-                        *news.error.args[:1],
-                        f"{news.error}; run {self.run_id!r} was let go after {waited:.0f} s: free"
-                        " some space, then resume it",
-                    ) from news.error
-                raise news.error
+                if not isinstance(news.error, StorageFull):
+                    raise news.error
+                text = (
+                    f"{news.error.strerror or news.error}; run {self.run_id!r} was let go after"
+                    f" {waited:.0f} s: free some space, then resume it"
+                )
+                raise StorageFull(ENOSPC, text) from news.error
         return news
 
     def wait(self) -> Ended:

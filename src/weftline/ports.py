@@ -293,6 +293,12 @@ class Lost(Done, frozen=True, kw_only=True):
     reason: str
 
 
+class Starved(Done, frozen=True, kw_only=True):
+    """It ended well, but the home has no room for its result: start it again when there is."""
+
+    reason: str
+
+
 class GivenBack(Done, frozen=True, kw_only=True):
     """It was not begun, or is not known to have been: start it again, nothing has happened."""
 
@@ -312,7 +318,18 @@ class Refused(Struct, frozen=True, kw_only=True):
     reason: str
 
 
-Report = Started | Succeeded | Extended | Failed | TimedOut | Lost | GivenBack | Printed | Refused
+Report = (
+    Started
+    | Succeeded
+    | Extended
+    | Failed
+    | TimedOut
+    | Lost
+    | Starved
+    | GivenBack
+    | Printed
+    | Refused
+)
 
 
 class Executor(Protocol):

@@ -120,13 +120,23 @@ class Raised(Struct, array_like=True, tag=3, gc=False):
     objects: tuple[str, ...]
 
 
+class Unstored(Struct, array_like=True, tag=5, gc=False):
+    """What the function returned finds no room where the home is; `text` says so."""
+
+    key: int
+    started_at: float
+    took_s: float
+    log: LogRange | None
+    text: str
+
+
 class NotBegun(Struct, array_like=True, tag=4, gc=False):
     """The child gives the attempt back: it would have to wait behind one that takes long."""
 
     key: int
 
 
-Outcome = Returned | ReturnedSteps | Raised
+Outcome = Returned | ReturnedSteps | Raised | Unstored
 
 
 class Outcomes(Struct, array_like=True, tag="outcomes", gc=False):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import io
 import os
 import sys
 import threading
@@ -271,7 +272,7 @@ def test_what_a_step_puts_in_place_of_stdout_is_gone_in_the_next(attempts: Attem
         pytest.skip("steps print where the process does")
 
     def redirect() -> None:
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = io.StringIO()
 
     attempts.value_of(redirect)
     assert attempts.value_of(lambda: print("fine")) is None

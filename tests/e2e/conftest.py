@@ -165,9 +165,8 @@ class Scripts:
         variables: Mapping[str, str] | None = None,
     ) -> str:
         """What a program prints; it must end well, and say nothing on stderr if `quiet`."""
-        return self.end(self.start(source, *args, strict=strict, variables=variables), quiet=quiet)[
-            0
-        ]
+        process = self.start(source, *args, strict=strict, variables=variables)
+        return self.end(process, quiet=quiet)[0]
 
     @staticmethod
     def end(process: "subprocess.Popen[str]", *, quiet: bool = True) -> tuple[str, str]:

@@ -1,10 +1,11 @@
 """Homes, processes and programs: how scripts of many kinds run workflows, also several at once."""
 
 import json
+import os
 
 import pytest
 
-from tests.e2e.conftest import Gate, Scripts, notes
+from tests.e2e.conftest import PACKAGE, Gate, Scripts, notes
 
 # -- programs -----------------------------------------------------------------------------------
 

@@ -363,12 +363,17 @@ class _Driving:
 
     def _say_left(self) -> None:
         run_id = self._run_id
-        if self._app.journal.find_run(run_id) is None:
+        record = self._app.journal.find_run(run_id)
+        if record is None:
             say_note(f"run {run_id!r} was stopped before anything of it was recorded")
             return
-        hint = command("weft", "runs", "resume", run_id)
-        text = f"run {plain(run_id)} was left RESUMABLE; it goes on with: "
-        say(text, (hint, "bold"), to=sys.stderr)
+        status = self._app.status_of(record)
+        if status is RunStatus.RESUMABLE:
+            text, verb = "was left RESUMABLE; it goes on with", "resume"
+        else:
+            text, verb = f"is {status}; look at it with", "show"
+        hint = command("weft", "runs", verb, run_id)
+        say(f"run {plain(run_id)} {text}: ", (hint, "bold"), to=sys.stderr)
 
 
 # -- how it ended -------------------------------------------------------------------------------

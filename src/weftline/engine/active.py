@@ -91,6 +91,7 @@ class ActiveRun:
         "objects",
         "run",
         "run_id",
+        "starved",
         "stored",
         "takes",
         "told_generation",
@@ -110,6 +111,7 @@ class ActiveRun:
         self.graphs: list[tuple[str, list[bytes]]] = []
         self.objects: list[str] = []
         self.attempts: dict[int, int] = {}  # step number -> key of the attempt under way
+        self.starved: dict[int, float] = {}  # steps whose result finds no room, and since when
         self.listeners: list[Listener] = []
         self.forward = False
         self.wants_events = False

@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
+from errno import ENOSPC
 from heapq import heappop, heappush
 from random import Random
 from typing import NamedTuple
@@ -54,6 +55,7 @@ from weftline.errors import (
     ResourcesUnavailable,
     StepTimeoutError,
     StorageError,
+    StorageFull,
     WeftlineError,
     WorkflowError,
     WorkflowRunningError,
@@ -75,6 +77,7 @@ from weftline.ports import (
     Report,
     RunChange,
     Started,
+    Starved,
     Succeeded,
     TimedOut,
 )
@@ -82,6 +85,9 @@ from weftline.ports import (
 MAX_BATCH_AGE_S = 0.005
 RETRY_COMMIT_S = 0.25
 RETRY_RELEASE_S = 1.0
+RETRY_STARVED_S = 5.0
+"""At most so long until a step is tried again whose result found no room."""
+
 SLOW_COMMIT_S = 0.002
 """Commits that take longer than this are made beside the loop, if there is anything to do there."""
 
@@ -140,6 +146,8 @@ class Engine:
         self._next_try = 0.0
         self._timers: list[tuple[float, int, ActiveRun]] = []
         self._timer_count = 0
+        self._aside: list[tuple[float, int, tuple[ActiveRun, int, int]]] = []
+        self._aside_count = 0
         self._commands: deque[Callable[[], None]] = deque()
         self._is_stopping = False
 
@@ -231,6 +239,12 @@ class Engine:
             self._commands.popleft()()
         if self._timers:
             self._fire_timers()
+        while self._aside and self._aside[0][0] <= self._clock.monotonic():
+            active, number, generation = heappop(self._aside)[2]
+            if generation == active.run.generation and active.run.may_start:
+                self._queue(active, number)
+            else:
+                self._rest(active)
         if self._releases and self._clock.monotonic() >= self._next_release:
             self._write_releases()
         if self._doubtful is not None:
@@ -257,7 +271,7 @@ class Engine:
             return max(0.0, self._next_try - self._clock.monotonic())
         if self._commands or (self._unwritten and self._committing is None):
             return 0.0
-        waits = []
+        waits = [] if not self._aside else [self._aside[0][0] - self._clock.monotonic()]
         if self._releases:
             waits.append(self._next_release - self._clock.monotonic())
         if self._timers:
@@ -279,6 +293,8 @@ class Engine:
         active = flight.active
         if is_done:
             active.attempts.pop(flight.step, None)
+            if active.starved and not isinstance(report, Starved | GivenBack):
+                active.starved.pop(flight.step, None)
         try:
             if isinstance(report, Succeeded):
                 if report.objects:
@@ -293,6 +309,8 @@ class Engine:
                     report.log,
                 )
                 self._record(active, event)
+            elif isinstance(report, Starved):
+                self._set_aside(flight, report)
             elif isinstance(report, GivenBack):
                 if active.run.may_start:
                     self._queue(active, flight.step, first=True)
@@ -326,6 +344,18 @@ class Engine:
                 self._record(active, event)
         except ImpossibleEvent as error:
             self._give_up(active, error)
+
+    def _set_aside(self, flight: InFlight, report: Starved) -> None:
+        """Start the step again in a while: there is no room for its result. Tell who listens."""
+        active, now = flight.active, self._clock.monotonic()
+        since = active.starved.setdefault(flight.step, now)
+        if since == now:
+            log.warning("run %s: %s", active.run_id, report.reason)
+        self._aside_count += 1
+        due = now + max(RETRY_COMMIT_S, min((now - since) / 2, RETRY_STARVED_S))
+        entry = (active, flight.step, active.run.generation)
+        heappush(self._aside, (due, self._aside_count, entry))
+        active.tell(Stalled(since, StorageFull(ENOSPC, report.reason)))
 
     def _extend(self, flight: InFlight, report: Extended) -> None:
         active = flight.active

@@ -12,8 +12,9 @@ from weftline.code import load_function
 from weftline.codecs import decode, encode, encode_error, load_arguments
 from weftline.core.graph import encode_pages
 from weftline.core.values import Error, Object
+from weftline.errors import StorageFull
 from weftline.ports import ObjectStore
-from weftline.wire import Call, Outcome, Raised, Returned, ReturnedSteps, pack_error
+from weftline.wire import Call, Outcome, Raised, Returned, ReturnedSteps, Unstored, pack_error
 
 
 class Current(NamedTuple):
@@ -72,6 +73,14 @@ def _carry_out(function: Object, call: Call, started_at: float, objects: ObjectS
     result = target(*args, **kwargs)
     if type(result) is CoroutineType:
         result = _awaited(result)
+    try:
+        return _packed(result, call, started_at, objects)
+    except StorageFull as error:
+        return Unstored(call.key, started_at, 0.0, None, error.strerror or str(error))
+
+
+def _packed(result: Any, call: Call, started_at: float, objects: ObjectStore) -> Outcome:
+    """What the function returned, as it is told. Raises: StorageFull, and what the value does."""
     graph_of = getattr(type(result), "__weftline_graph__", None)
     if graph_of is None:
         value, names, preview = encode(result, objects, f"the result of step {call.step!r}")

@@ -1,7 +1,7 @@
 """Attempts, and what becomes of them, between the words of an executor and those of the wire."""
 
-from weftline.ports import Attempt, Extended, Failed, Report, Succeeded
-from weftline.wire import Call, Outcome, Raised, Returned, unpack_error
+from weftline.ports import Attempt, Extended, Failed, Report, Starved, Succeeded
+from weftline.wire import Call, Outcome, Raised, Returned, Unstored, unpack_error
 
 
 def call_of(attempt: Attempt) -> Call:
@@ -39,6 +39,14 @@ def report_of(outcome: Outcome, worker: str) -> Report:
             error=unpack_error(outcome.error),
             retryable=outcome.retryable,
             objects=outcome.objects,
+        )
+    if isinstance(outcome, Unstored):
+        return Starved(
+            key=outcome.key,
+            started_at=outcome.started_at,
+            worker=worker,
+            log=outcome.log,
+            reason=outcome.text,
         )
     return Extended(
         key=outcome.key,

@@ -1,0 +1,1267 @@
+"""What an engine writes, when, and what it starts; everything around it is in the test's hand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec import DecodeError
+
+from tests.graphs import error, graph, packed, step, timer
+from weftline.adapters.journal.memory import MemoryJournal
+from weftline.core.actions import PythonCall
+from weftline.core.environment import Environment
+from weftline.core.events import RunStatus, StepFailed, decode_event
+from weftline.core.graph import Graph, Join, Step, decode_pages, encode_pages
+from weftline.core.policy import Placement
+from weftline.core.run import MAX_ADOPTIONS, MAX_LOSSES, StepStatus
+from weftline.core.values import Object, pack_list
+from weftline.engine.active import Committed, Ended, Gone, News, Output, Stalled, Submission
+from weftline.engine.committer import Committer, Outcome
+from weftline.engine.engine import MAX_BATCH_AGE_S, RETRY_COMMIT_S, Engine
+from weftline.engine.recovery import read_run
+from weftline.errors import (
+    CommitUnknown,
+    InvalidWorkflow,
+    ResourcesUnavailable,
+    StorageError,
+    StorageFull,
+    WeftlineError,
+    WorkflowError,
+    WorkflowRunningError,
+)
+from weftline.ports import (
+    Attempt,
+    Batch,
+    Creation,
+    Entry,
+    Extended,
+    Failed,
+    GivenBack,
+    Lane,
+    Lost,
+    Printed,
+    Refused,
+    Report,
+    RunRecord,
+    Started,
+    Succeeded,
+    TimedOut,
+)
+
+HERE = Environment(python="/python", sys_path=(), cwd="/work")
+
+
+class HandClock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class WatchedJournal(MemoryJournal):
+    """Keeps every batch; the next commits may be told how to go wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[Batch] = []
+        self.troubles: list[str] = []
+        self.is_full = False
+        self.is_silent = False
+
+    def commit(self, batch: Batch) -> set[str]:
+        trouble = self.troubles.pop(0) if self.troubles else ""
+        if self.is_full or trouble == "full":
+            raise StorageFull("no space is left")
+        if trouble == "unknown, not written":
+            raise CommitUnknown("the connection was lost")
+        self.batches.append(batch)
+        refused = super().commit(batch)
+        if trouble == "unknown, written":
+            raise CommitUnknown("the connection was lost")
+        return refused
+
+    def read(self, run_id: str, after_seq: int = 0) -> tuple[RunRecord, list[Entry]] | None:
+        if self.is_silent:
+            raise StorageError("the database does not answer")
+        return super().read(run_id, after_seq)
+
+    def written(self) -> list[list[tuple[str, list[str]]]]:
+        """Batch by batch, the runs in it and the kinds of their events."""
+        return [
+            [(change.run_id, [entry.kind for entry in change.entries]) for change in batch.changes]
+            for batch in self.batches
+        ]
+
+    def kinds(self, run_id: str) -> list[str]:
+        found = super().read(run_id)
+        assert found is not None
+        return [entry.kind for entry in found[1]]
+
+    def row(self, run_id: str) -> RunRecord:
+        found = self.find_run(run_id)
+        assert found is not None
+        return found
+
+
+class HandExecutor:
+    """Reports what the test tells it to, and nothing by itself."""
+
+    def __init__(self) -> None:
+        self.slots = 100
+        self.held: dict[int, Attempt] = {}
+        self.lanes: list[Lane] = []
+        self.order: list[str] = []
+        self.killed: list[str] = []
+        self.news: list[Report] = []
+        self.waited: list[float | None] = []
+
+    def check(self, placement: Placement) -> str | None:
+        return "asks for too many CPUs" if placement.num_cpus > 100 else None
+
+    def room(self, lane: Lane) -> int:
+        return self.slots - len(self.held)
+
+    def start(self, lane: Lane, attempts: list[Attempt]) -> None:
+        assert len(attempts) <= self.room(lane)
+        self.lanes.append(lane)
+        for attempt in attempts:
+            self.held[attempt.key] = attempt
+            self.order.append(attempt.step)
+
+    def wait(self, timeout_s: float | None) -> list[Report]:
+        self.waited.append(timeout_s)
+        news, self.news = self.news, []
+        return news
+
+    def wake(self) -> None:
+        pass
+
+    def kill(self, keys: set[int]) -> None:
+        self.killed += sorted(self.held.pop(key).step for key in keys)
+
+    def close(self) -> None:
+        pass
+
+
+class HandCommitter(Committer):
+    """Makes the commit when the test says so."""
+
+    def __init__(self, journal: WatchedJournal) -> None:
+        self.journal = journal
+        self.batch: Batch | None = None
+        self.result: Outcome | None = None
+
+    def begin(self, batch: Batch) -> None:
+        assert self.batch is None
+        self.batch = batch
+
+    def finish(self) -> None:
+        assert self.batch is not None
+        batch, self.batch = self.batch, None
+        try:
+            self.result = self.journal.commit(batch)
+        except StorageError as problem:
+            self.result = problem
+
+    def outcome(self, *, wait: bool) -> Outcome | None:
+        if wait and self.batch is not None:
+            self.finish()
+        result, self.result = self.result, None
+        return result
+
+    def close(self) -> None:
+        pass
+
+
+class Desk:
+    """An engine and everything around it."""
+
+    def __init__(self, journal: WatchedJournal | None = None, name: str = "e1") -> None:
+        self.journal = journal or WatchedJournal()
+        self.executor, self.clock = HandExecutor(), HandClock()
+        self.committer = HandCommitter(self.journal)
+        self.engine = Engine(
+            name, self.journal, self.executor, self.clock, committer=self.committer, seed=1
+        )
+        self.news: dict[str, list[News]] = {}
+
+    def hear(self, run_id: str) -> Callable[[News], None]:
+        return self.news.setdefault(run_id, []).append
+
+    def submit(self, run_id: str, *steps: Step, turn: bool = True, **options: Any) -> None:
+        self.submit_graph(run_id, graph(*steps), **options)
+        if turn:
+            self.turn()
+
+    def submit_graph(self, run_id: str, first: Graph, **options: Any) -> None:
+        key, pages = encode_pages(first.steps)
+        environment = options.pop("environment", HERE)
+        creation = Creation(
+            workflow="w", created_at=self.clock.now, environment=environment, metadata={}
+        )
+        submission = Submission(
+            run_id=run_id, creation=creation, graph=first, graph_hash=key, pages=pages
+        )
+        self.engine.submit(submission, self.hear(run_id), **options)
+
+    def adopt(self, run_id: str) -> None:
+        self.engine.adopt(read_run(self.journal, run_id), self.hear(run_id))
+        self.turn()
+
+    def turn(self, count: int = 4) -> None:
+        """Enough turns for all that is at hand to be taken in, written and built upon."""
+        for _ in range(count):
+            self.engine.turn()
+
+    def attempt(self, name: str) -> Attempt:
+        (found,) = [each for each in self.executor.held.values() if each.step == name]
+        return found
+
+    def under_way(self) -> list[str]:
+        return [attempt.step for attempt in self.executor.held.values()]
+
+    def report(self, *reports: Report) -> None:
+        for each in reports:
+            if not isinstance(each, Started | Printed | Refused):
+                self.executor.held.pop(each.key, None)
+        self.executor.news += reports
+
+    def succeed(self, *names: str, turn: bool = True, value: object = None) -> None:
+        for name in names:
+            done = packed(name if value is None else value)
+            self.report(Succeeded(key=self.attempt(name).key, value=done))
+        if turn:
+            self.turn()
+
+    def fail(self, name: str, *, turn: bool = True, retryable: bool = True) -> None:
+        attempt = self.attempt(name)
+        self.report(Failed(key=attempt.key, error=error(name), retryable=retryable))
+        if turn:
+            self.turn()
+
+    def extend(self, name: str, *steps: Step, turn: bool = True) -> None:
+        key, pages = encode_pages(steps)
+        self.report(Extended(key=self.attempt(name).key, graph=key, pages=pages, output=0))
+        if turn:
+            self.turn()
+
+    def lose(self, name: str) -> None:
+        self.report(Lost(key=self.attempt(name).key, reason="killed"))
+        self.turn()
+
+    def give_back(self, name: str, *, turn: bool = True) -> None:
+        self.report(GivenBack(key=self.attempt(name).key))
+        if turn:
+            self.turn()
+
+    def ended(self, run_id: str) -> list[Ended]:
+        return [each for each in self.news[run_id] if isinstance(each, Ended)]
+
+    def gone(self, run_id: str) -> list[WeftlineError]:
+        return [each.error for each in self.news[run_id] if isinstance(each, Gone)]
+
+    def status(self, run_id: str, name: str) -> StepStatus:
+        run = read_run(self.journal, run_id).run
+        found = run.find_step(name)
+        assert found is not None
+        return run.status_of(found)
+
+    def slow_commits(self) -> None:
+        """From now on commits are made beside the loop."""
+        self.engine._commit_s = 1.0
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+# -- driving a run ------------------------------------------------------------------------------
+
+
+def test_a_run_is_written_step_by_step_and_its_value_told(desk: Desk) -> None:
+    desk.submit("r", step("sum", [1, 2]), step("a"), step("b"))
+    assert desk.under_way() == ["a", "b"]
+    desk.succeed("a", "b")
+    assert desk.attempt("sum").inputs == [pack_list([packed("a"), packed("b")])]
+    assert desk.attempt("sum").number == 1
+    desk.succeed("sum")
+    (ended,) = desk.ended("r")
+    assert ended == Ended(RunStatus.SUCCESSFUL, packed("sum"), None, None, None)
+    assert desk.journal.written() == [
+        [("r", ["RunSubmitted"])],
+        [("r", ["StepSucceeded", "StepSucceeded"])],
+        [("r", ["StepSucceeded", "RunFinished"])],
+    ]
+    row = desk.journal.row("r")
+    assert row.summary.status is RunStatus.SUCCESSFUL
+    assert row.summary.value == packed("sum")
+    assert (row.summary.steps, row.summary.succeeded) == (3, 3)
+    assert desk.engine.drives("r") is None
+
+
+def test_a_failure_is_written_with_the_end_of_the_run_in_one_commit(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    desk.fail("a")
+    assert desk.journal.written()[-1] == [("r", ["StepFailed", "RunFinished"])]
+    (ended,) = desk.ended("r")
+    assert ended == Ended(RunStatus.FAILED, None, error("a"), "a", None)
+    assert desk.journal.row("r").summary.error == error("a")
+
+
+def test_what_an_attempt_tells_of_itself_is_recorded(desk: Desk) -> None:
+    desk.submit("r", step("a", 1, timeout_s=9.0), step("b"), forward=True)
+    attempt = desk.attempt("b")
+    assert attempt.forward
+    assert attempt.call == step("b").action
+    desk.report(Started(key=attempt.key, at=1001.5, worker="child-1"))
+    desk.turn()
+    assert desk.status("r", "b") is StepStatus.RUNNING
+    desk.report(
+        Succeeded(key=attempt.key, value=packed(1), started_at=1001.5, worker="c", preview="1")
+    )
+    desk.turn()
+    found = desk.journal.read("r")
+    assert found is not None
+    told = [decode_event(entry.body) for entry in found[1]][1:]
+    assert [type(event).__name__ for event in told] == ["StepStarted", "StepSucceeded"]
+    assert getattr(told[0], "worker") == "child-1"  # noqa: B009
+    assert getattr(told[1], "preview") == "1"  # noqa: B009
+    assert desk.attempt("a").timeout_s == 9.0
+
+
+def test_lines_that_a_step_prints_are_told_with_its_name(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    desk.report(Printed(desk.attempt("a").key, "stderr", "oh\n"))
+    desk.turn()
+    assert desk.news["r"] == [Output("a", "stderr", "oh\n")]
+    assert len(desk.journal.batches) == 1
+
+
+def test_events_are_told_to_whoever_wants_them_once_they_are_durable(desk: Desk) -> None:
+    desk.submit("r", step("a"), wants_events=True)
+    desk.journal.is_full = True
+    desk.succeed("a")
+    told = [each for each in desk.news["r"] if isinstance(each, Committed)]
+    assert [type(e).__name__ for each in told for _, e in each.events] == ["RunSubmitted"]
+    desk.journal.is_full = False
+    desk.clock.now += 1.0
+    desk.turn()
+    told = [each for each in desk.news["r"] if isinstance(each, Committed)]
+    kinds = [type(e).__name__ for each in told for _, e in each.events]
+    assert kinds == ["RunSubmitted", "StepSucceeded", "RunFinished"]
+
+
+def test_objects_are_written_with_the_run_that_holds_them(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    key = desk.attempt("a").key
+    desk.report(Succeeded(key=key, value=packed(1), objects=("ab", "cd")))
+    desk.turn()
+    assert desk.journal.batches[-1].objects == [("r", "ab"), ("r", "cd")]
+
+
+def test_a_report_on_an_attempt_that_nobody_waits_for_is_void(desk: Desk) -> None:
+    desk.submit("r", step("a", 1), step("b"))
+    key = desk.attempt("b").key
+    desk.report(
+        Succeeded(key=key, value=packed(1)),
+        Succeeded(key=key, value=packed(2)),
+        Started(key=key, at=1.0, worker="w"),
+        Succeeded(key=77, value=packed(3)),
+    )
+    desk.turn()
+    assert desk.attempt("a").inputs == [packed(1)]
+    assert desk.journal.kinds("r") == ["RunSubmitted", "StepSucceeded"]
+
+
+def test_a_timed_out_attempt_counts_as_a_try_and_says_what_its_limit_was(desk: Desk) -> None:
+    desk.submit("r", step("a", tries=2, timeout_s=2.5))
+    for _ in range(2):
+        desk.report(TimedOut(key=desk.attempt("a").key, after_s=2.5))
+        desk.turn()
+    (ended,) = desk.ended("r")
+    assert ended.error is not None
+    assert ended.error.type == "weftline.errors.StepTimeoutError"
+    assert ended.error.text == "step 'a' ran longer than its timeout_s=2.5"
+    assert desk.journal.kinds("r").count("StepFailed") == 2
+
+
+def test_a_lost_attempt_starts_again_with_the_next_number_and_is_no_try(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    desk.lose("a")
+    assert desk.attempt("a").number == 2
+    desk.succeed("a")
+    assert desk.ended("r")[0].status is RunStatus.SUCCESSFUL
+
+
+def test_four_losses_in_a_row_hold_the_run_and_say_so(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    for _ in range(MAX_LOSSES):
+        desk.lose("a")
+    (ended,) = desk.ended("r")
+    assert ended.status is RunStatus.RESUMABLE
+    assert ended.step == "a"
+    assert ended.reason is not None
+    assert "4 times in a row" in ended.reason
+    assert desk.under_way() == []
+    assert desk.engine.drives("r") is None
+    desk.adopt("r")
+    assert desk.journal.kinds("r")[-2:] == ["RunAdopted", "RunResumed"]
+    assert desk.attempt("a").number == 5
+
+
+def test_an_attempt_that_was_given_back_is_started_again_as_the_same(desk: Desk) -> None:
+    desk.submit("r", step("a", 1, 2), step("b"), step("c"))
+    desk.executor.slots = 2
+    desk.give_back("b")
+    assert desk.attempt("b").number == 1
+    assert desk.journal.kinds("r") == ["RunSubmitted"]
+
+
+def test_a_retry_starts_when_its_time_has_come(desk: Desk) -> None:
+    desk.submit("r", step("a", tries=2, retry_delay_s=30.0))
+    desk.fail("a")
+    assert desk.under_way() == []
+    assert desk.executor.waited[-1] == 30.0
+    desk.clock.now += 29.9
+    desk.turn()
+    assert desk.under_way() == []
+    desk.clock.now += 0.2
+    desk.turn()
+    assert desk.attempt("a").number == 2
+    desk.succeed("a")
+    assert desk.ended("r")[0].status is RunStatus.SUCCESSFUL
+
+
+def test_retries_of_several_runs_share_one_clock(desk: Desk) -> None:
+    for run_id, delay in [("r1", 20.0), ("r2", 10.0)]:
+        desk.submit(run_id, step(run_id, tries=2, retry_delay_s=delay))
+        desk.fail(run_id)
+    assert desk.executor.waited[-1] == 10.0
+    desk.clock.now += 10.0
+    desk.turn()
+    assert desk.under_way() == ["r2"]
+    assert desk.executor.waited[-1] == 10.0
+    desk.clock.now += 10.0
+    desk.turn()
+    assert desk.under_way() == ["r2", "r1"]
+
+
+def test_the_jitter_of_a_retry_comes_from_the_seed_of_the_engine() -> None:
+    waits = []
+    for _ in range(2):
+        desk = Desk()
+        desk.submit("r", step("a", tries=2, retry_delay_s=10.0, retry_jitter=1.0))
+        desk.fail("a")
+        waits.append(desk.executor.waited[-1])
+    assert waits[0] == waits[1]
+    assert waits[0] is not None
+    assert 10.0 < waits[0] < 20.0
+
+
+# -- group commit -------------------------------------------------------------------------------
+
+
+def test_facts_of_many_runs_share_a_commit(desk: Desk) -> None:
+    for n in range(5):
+        desk.submit(f"r{n}", step("a"), turn=False)
+    desk.turn()
+    assert [len(batch) for batch in desk.journal.written()] == [5]
+    for each in list(desk.executor.held.values()):
+        desk.report(Succeeded(key=each.key, value=packed(1)))
+    desk.turn()
+    assert [len(batch) for batch in desk.journal.written()] == [5, 5]
+    assert all(desk.ended(f"r{n}") for n in range(5))
+
+
+def test_nothing_is_written_while_there_is_more_at_hand_and_it_is_young(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), step("c"))
+    written = len(desk.journal.batches)
+    desk.succeed("a", turn=False)
+    desk.engine.turn()
+    assert len(desk.journal.batches) == written
+    desk.succeed("b", turn=False)
+    desk.engine.turn()
+    assert len(desk.journal.batches) == written
+    desk.engine.turn()  # nothing was at hand this time
+    assert desk.journal.written()[-1] == [("r", ["StepSucceeded", "StepSucceeded"])]
+    assert len(desk.journal.batches) == written + 1
+
+
+def test_what_is_five_milliseconds_old_is_written_however_much_is_at_hand(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), step("c"))
+    desk.succeed("a", turn=False)
+    desk.engine.turn()
+    desk.clock.now += MAX_BATCH_AGE_S + 0.0001
+    desk.succeed("b", turn=False)
+    desk.engine.turn()
+    assert desk.journal.written()[-1] == [("r", ["StepSucceeded", "StepSucceeded"])]
+
+
+def test_the_engine_does_not_sleep_on_what_is_unwritten(desk: Desk) -> None:
+    desk.submit("r", step("a", 1), step("b"))
+    desk.succeed("b", turn=False)
+    desk.engine.turn()
+    desk.engine.turn()
+    assert desk.executor.waited[-1] == 0.0
+    desk.engine.turn()
+    assert desk.executor.waited[-1] is None
+
+
+def test_nothing_starts_before_what_it_reads_is_durable(desk: Desk) -> None:
+    desk.submit("r", step("a", 1), step("b"), turn=False)
+    desk.engine.turn()
+    assert desk.under_way() == []
+    desk.engine.turn()
+    assert desk.under_way() == ["b"]
+    desk.succeed("b", turn=False)
+    desk.engine.turn()
+    assert desk.under_way() == []
+    desk.engine.turn()
+    assert desk.under_way() == ["a"]
+
+
+def test_a_one_succeeded_step_reads_only_what_is_durable(desk: Desk) -> None:
+    desk.submit("r", step("one", 1, 2, join=Join.ONE_SUCCEEDED), step("a"), step("b"))
+    desk.executor.slots = 2
+    desk.succeed("a", turn=False)
+    desk.executor.slots = 1  # so that it queues
+    desk.turn()
+    assert desk.under_way() == ["b"]
+    desk.executor.slots = 100
+    desk.journal.is_full = True
+    desk.succeed("b")
+    assert desk.under_way() == []
+    desk.journal.is_full = False
+    desk.clock.now += 1.0
+    desk.turn()
+    assert desk.attempt("one").inputs == [packed("a"), packed("b")]
+
+
+# -- commits beside the loop --------------------------------------------------------------------
+
+
+def test_a_slow_commit_is_made_beside_the_loop_which_goes_on(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), step("c"))
+    desk.slow_commits()
+    desk.succeed("a")
+    assert desk.committer.batch is not None
+    desk.succeed("b")
+    assert desk.status("r", "a") is StepStatus.READY
+    desk.committer.finish()
+    desk.turn()
+    assert desk.status("r", "a") is StepStatus.SUCCESSFUL
+    assert desk.committer.batch is not None  # the next one, with what gathered meanwhile
+    desk.committer.finish()
+    desk.turn()
+    assert desk.status("r", "b") is StepStatus.SUCCESSFUL
+    assert desk.journal.written()[-2:] == [[("r", ["StepSucceeded"])], [("r", ["StepSucceeded"])]]
+
+
+def test_a_commit_beside_the_loop_that_fails_is_made_again_with_what_came_later(
+    desk: Desk,
+) -> None:
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), step("c"))
+    desk.slow_commits()
+    desk.succeed("a")
+    desk.succeed("b")
+    desk.journal.troubles = ["full"]
+    desk.committer.finish()
+    desk.turn()
+    desk.clock.now += 2 * RETRY_COMMIT_S
+    desk.turn()
+    desk.committer.finish()
+    desk.turn()
+    assert desk.journal.written()[-1] == [("r", ["StepSucceeded", "StepSucceeded"])]
+    desk.succeed("c")
+    desk.turn()
+    assert desk.under_way() == ["sum"]
+
+
+def test_a_run_that_fails_is_told_of_even_if_its_last_attempt_goes_meanwhile(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
+    desk.slow_commits()
+    desk.fail("a")
+    assert desk.committer.batch is not None
+    desk.give_back("b")
+    desk.committer.finish()
+    desk.turn()
+    assert [ended.status for ended in desk.ended("r")] == [RunStatus.FAILED]
+    assert desk.engine.drives("r") is None
+
+
+def test_a_resume_while_a_commit_is_under_way_opens_an_epoch(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), step("c"))
+    desk.fail("a")
+    desk.slow_commits()
+    desk.succeed("b")
+    desk.engine.rejoin("r", desk.hear("again"))
+    desk.turn()
+    desk.committer.finish()
+    desk.turn()
+    desk.committer.finish()
+    desk.turn()
+    assert desk.journal.row("r").epoch == 2
+    assert sorted(desk.under_way()) == ["a", "c"]
+
+
+def test_letting_a_run_go_waits_for_the_commit_under_way(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
+    desk.slow_commits()
+    desk.succeed("a")
+    desk.engine.let_go("r", lambda: None)
+    desk.turn()
+    row = desk.journal.row("r")
+    assert row.summary.status is RunStatus.RESUMABLE
+    assert row.summary.succeeded == 1
+    assert row.engine is None
+    assert row.last_seq == 2
+
+
+# -- lanes --------------------------------------------------------------------------------------
+
+
+def other(name: str, function: str) -> Step:
+    return step(name, action=PythonCall(function=Object(function, "code", 1), arguments=b""))
+
+
+def test_lanes_take_turns(desk: Desk) -> None:
+    desk.executor.slots = 0
+    steps = [other(f"x{n}", "x") for n in range(3)] + [other(f"y{n}", "y") for n in range(3)]
+    desk.submit("r", step("sum", [1, 2, 3, 4, 5, 6]), *steps)
+    desk.executor.slots = 1
+    for _ in range(6):
+        desk.turn()
+        (name,) = desk.under_way()
+        desk.succeed(name, turn=False)
+    assert desk.executor.order == ["x0", "y0", "x1", "y1", "x2", "y2"]
+
+
+def test_one_lane_is_started_in_the_order_in_which_its_steps_became_ready(desk: Desk) -> None:
+    desk.executor.slots = 2
+    desk.submit("r", step("sum", [1, 2, 3, 4]), *[step(name) for name in "abcd"])
+    assert desk.under_way() == ["a", "b"]
+    desk.succeed("b")
+    assert desk.under_way() == ["a", "c"]
+
+
+def test_runs_with_one_environment_and_function_share_a_lane(desk: Desk) -> None:
+    there = Environment(python="/other", sys_path=(), cwd="/work")
+    for run_id, environment in [("r1", HERE), ("r2", HERE), ("r3", there)]:
+        desk.submit(run_id, step(run_id), environment=environment, turn=False)
+    desk.turn()
+    assert [lane.environment for lane in desk.executor.lanes] == [HERE, there]
+
+
+def test_what_was_given_back_is_first_in_its_lane(desk: Desk) -> None:
+    desk.executor.slots = 1
+    desk.submit("r", step("sum", [1, 2]), step("a"), step("b"))
+    desk.give_back("a")
+    assert desk.under_way() == ["a"]
+
+
+# -- scopes that close --------------------------------------------------------------------------
+
+
+def test_attempts_of_a_closed_scope_are_killed_and_the_queued_are_not_started(desk: Desk) -> None:
+    desk.executor.slots = 2
+    desk.submit("r", step("top", 1), step("a", catch=True))
+    desk.extend("a", step("sum", 1, 2, 3, 4), *[step(name) for name in "pqrs"])
+    assert desk.under_way() == ["p", "q"]
+    desk.fail("p")
+    assert desk.executor.killed == ["q"]
+    assert desk.under_way() == ["top"]
+    desk.succeed("top")
+    assert desk.ended("r")[0].status is RunStatus.SUCCESSFUL
+    assert desk.executor.order == ["a", "p", "q", "top"]
+
+
+# -- cancel -------------------------------------------------------------------------------------
+
+
+def test_a_canceled_run_kills_its_attempts_and_is_told(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
+    desk.submit("other", step("c"))
+    desk.engine.cancel("r")
+    desk.turn()
+    assert desk.executor.killed == ["a", "b"]
+    assert desk.under_way() == ["c"]
+    assert desk.ended("r")[0].status is RunStatus.CANCELED
+    assert desk.journal.kinds("r")[-2:] == ["CancelRequested", "RunFinished"]
+    assert desk.engine.drives("r") is None
+
+
+def test_a_cancel_of_a_run_that_is_not_here_does_nothing(desk: Desk) -> None:
+    desk.engine.cancel("nobody's")
+    desk.turn()
+    assert desk.journal.batches == []
+
+
+def test_a_canceled_run_can_be_resumed(desk: Desk) -> None:
+    desk.submit("r", step("a", 1, 2), step("b"), step("c"))
+    desk.succeed("b")
+    desk.engine.cancel("r")
+    desk.turn()
+    desk.adopt("r")
+    assert desk.under_way() == ["c"]
+    desk.succeed("c")
+    desk.succeed("a")
+    assert desk.ended("r")[-1].status is RunStatus.SUCCESSFUL
+
+
+# -- letting go, adopting -----------------------------------------------------------------------
+
+
+def test_a_run_that_is_let_go_is_resumable_and_another_engine_goes_on(desk: Desk) -> None:
+    done: list[str] = []
+    desk.submit("r", step("a", 1, 2), step("b"), step("c"))
+    desk.succeed("b")
+    desk.engine.let_go("r", lambda: done.append("r"))
+    desk.turn()
+    assert done == ["r"]
+    assert desk.executor.killed == ["c"]
+    row = desk.journal.row("r")
+    assert (row.summary.status, row.engine, row.epoch) == (RunStatus.RESUMABLE, None, 2)
+    assert (row.summary.steps, row.summary.succeeded) == (3, 1)
+    second = Desk(desk.journal, "e2")
+    second.adopt("r")
+    assert second.under_way() == ["c"]
+    row = desk.journal.row("r")
+    assert (row.summary.status, row.engine, row.epoch) == (RunStatus.RUNNING, "e2", 3)
+    second.succeed("c")
+    second.succeed("a")
+    assert second.ended("r")[0].value == packed("a")
+
+
+def test_what_was_not_written_when_a_run_was_let_go_is_not_told_by_its_row(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    desk.succeed("a", turn=False)
+    desk.engine.let_go("r", lambda: None)
+    desk.engine.turn()
+    row = desk.journal.row("r")
+    assert row.summary.status is RunStatus.RESUMABLE
+    assert (row.summary.succeeded, row.summary.value, row.summary.ended_at) == (0, None, None)
+    assert desk.ended("r") == []
+
+
+def test_a_failed_run_that_is_let_go_stays_failed(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
+    desk.fail("a")
+    desk.engine.let_go("r", lambda: None)
+    desk.turn()
+    row = desk.journal.row("r")
+    assert row.summary.status is RunStatus.FAILED
+    assert row.summary.error == error("a")
+    assert desk.executor.killed == ["b"]
+
+
+def test_stopping_lets_every_run_go(desk: Desk) -> None:
+    for n in range(3):
+        desk.submit(f"r{n}", step("a"))
+    desk.engine.stop()
+    desk.engine.run_forever()
+    for n in range(3):
+        assert desk.journal.row(f"r{n}").summary.status is RunStatus.RESUMABLE
+        (gone,) = desk.gone(f"r{n}")
+        assert "the engine is stopping" in str(gone)
+
+
+def test_a_run_whose_id_is_taken_is_refused_and_says_so(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    second = Desk(desk.journal, "e2")
+    second.submit("r", step("b"))
+    (gone,) = second.gone("r")
+    assert isinstance(gone, WorkflowRunningError)
+    assert "in use already" in str(gone)
+    assert second.under_way() == []
+    assert second.engine.drives("r") is None
+    desk.submit("r", step("c"))
+    assert isinstance(desk.gone("r")[0], WorkflowRunningError)
+    assert desk.under_way() == ["a"]
+
+
+def test_a_run_that_somebody_else_took_is_dropped_and_its_attempts_killed(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
+    desk.submit("other", step("c"))
+    second = Desk(desk.journal, "e2")
+    second.adopt("r")
+    desk.succeed("a")
+    (gone,) = desk.gone("r")
+    assert isinstance(gone, WorkflowRunningError)
+    assert "taken over" in str(gone)
+    assert desk.executor.killed == ["b"]
+    assert desk.under_way() == ["c"]
+    assert desk.engine.drives("r") is None
+    assert second.under_way() == ["a", "b"]
+    assert desk.journal.kinds("r") == ["RunSubmitted", "RunAdopted"]
+
+
+def test_a_run_that_changed_since_it_was_read_is_not_adopted(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
+    second = Desk(desk.journal, "e2")
+    recorded = read_run(desk.journal, "r")
+    desk.succeed("a")
+    second.engine.adopt(recorded, second.hear("r"))
+    second.turn()
+    assert isinstance(second.gone("r")[0], WorkflowRunningError)
+    assert second.under_way() == []
+    assert desk.under_way() == ["b"]
+
+
+def test_an_adopted_run_goes_on_in_the_environment_that_was_found_for_it(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    there = Environment(python="/new", sys_path=(), cwd="/new")
+    second = Desk(desk.journal, "e2")
+    recorded = read_run(desk.journal, "r")
+    second.engine.adopt(recorded, second.hear("r"), environment=there, warnings=("moved",))
+    second.turn()
+    assert second.executor.lanes[0].environment == there
+    assert read_run(desk.journal, "r").run.warnings == ["moved"]
+
+
+def test_an_adopted_run_waits_for_its_retries(desk: Desk) -> None:
+    desk.submit("r", step("a", tries=3, retry_delay_s=50.0))
+    desk.fail("a")
+    second = Desk(desk.journal, "e2")
+    second.adopt("r")
+    assert second.under_way() == []
+    assert second.executor.waited[-1] == 50.0
+    second.clock.now += 50.0
+    second.turn()
+    assert second.attempt("a").number == 2
+
+
+def test_ten_adoptions_without_news_hold_the_run_for_a_person(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    for n in range(MAX_ADOPTIONS - 1):
+        Desk(desk.journal, f"e{n + 2}").adopt("r")
+    tenth = Desk(desk.journal, "e11")
+    tenth.adopt("r")
+    assert desk.journal.kinds("r")[-2:] == ["RunAdopted", "Quarantined"]
+    (ended,) = tenth.ended("r")
+    assert ended.status is RunStatus.RESUMABLE
+    assert tenth.under_way() == []
+    person = Desk(desk.journal, "e12")
+    person.adopt("r")
+    assert person.under_way() == ["a"]
+
+
+# -- a failed run whose siblings go on ----------------------------------------------------------
+
+
+def test_siblings_of_a_failed_step_go_on_and_are_recorded(desk: Desk) -> None:
+    desk.executor.slots = 2
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), step("c"))
+    desk.fail("a")
+    assert desk.ended("r")[0].status is RunStatus.FAILED
+    assert desk.under_way() == ["b"]  # nothing new starts
+    assert desk.engine.drives("r") is False
+    desk.succeed("b")
+    assert desk.status("r", "b") is StepStatus.SUCCESSFUL
+    assert desk.engine.drives("r") is None
+    assert len(desk.ended("r")) == 1
+
+
+def test_a_failed_run_is_rejoined_while_a_sibling_still_runs(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), step("c"))
+    desk.report(Started(key=desk.attempt("b").key, at=1000.0, worker="w"))
+    desk.fail("a")
+    key = desk.attempt("b").key
+    desk.engine.rejoin("r", desk.hear("again"))
+    desk.turn()
+    assert sorted(desk.under_way()) == ["a", "b", "c"]
+    assert desk.attempt("b").key == key
+    assert desk.executor.order == ["a", "b", "c", "a"]
+    assert desk.journal.row("r").epoch == 2
+    desk.succeed("a", "b", "c")
+    desk.succeed("sum")
+    assert desk.ended("again")[0].value == packed("sum")
+    assert len(desk.ended("r")) == 1
+
+
+def test_a_sibling_that_was_given_back_meanwhile_starts_again_after_a_rejoin(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), step("c"))
+    desk.report(Started(key=desk.attempt("b").key, at=1000.0, worker="w"))
+    desk.fail("a")
+    desk.give_back("b")
+    desk.engine.rejoin("r", desk.hear("again"))
+    desk.turn()
+    assert sorted(desk.under_way()) == ["a", "b", "c"]
+
+
+def test_a_sibling_that_is_lost_between_rejoin_and_its_commit_starts_once(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), step("c"))
+    desk.fail("a")
+    desk.journal.is_full = True
+    desk.engine.rejoin("r", desk.hear("again"))
+    desk.turn()
+    desk.lose("b")
+    desk.journal.is_full = False
+    desk.clock.now += 1.0
+    desk.turn()
+    assert sorted(desk.under_way()) == ["a", "b", "c"]
+
+
+def test_a_sibling_that_fails_between_rejoin_and_its_commit_waits_for_its_time(
+    desk: Desk,
+) -> None:
+    slow = step("b", tries=3, retry_delay_s=60.0)
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), slow, step("c"))
+    desk.fail("a")
+    desk.journal.is_full = True
+    desk.engine.rejoin("r", desk.hear("again"))
+    desk.turn()
+    desk.fail("b")
+    desk.journal.is_full = False
+    desk.clock.now += 1.0
+    desk.turn()
+    assert sorted(desk.under_way()) == ["a", "c"]
+    desk.clock.now += 60.0
+    desk.turn()
+    assert sorted(desk.under_way()) == ["a", "b", "c"]
+
+
+def test_a_run_that_goes_on_cannot_be_rejoined(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    desk.engine.rejoin("r", desk.hear("again"))
+    desk.turn()
+    assert "is running" in str(desk.gone("again")[0])
+    desk.engine.rejoin("nobody's", desk.hear("none"))
+    desk.turn()
+    assert "has just ended" in str(desk.gone("none")[0])
+
+
+def test_a_run_that_has_just_succeeded_cannot_be_rejoined_and_harms_no_other(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    desk.submit("other", step("b"))
+    desk.succeed("a", turn=False)
+    desk.engine.turn()
+    assert desk.engine.drives("r") is False
+    desk.engine.rejoin("r", desk.hear("again"))
+    desk.turn()
+    assert isinstance(desk.gone("again")[0], WorkflowRunningError)
+    assert desk.ended("r")[0].status is RunStatus.SUCCESSFUL
+    assert desk.under_way() == ["b"]
+
+
+# -- a full disk --------------------------------------------------------------------------------
+
+
+def test_a_full_disk_stalls_the_engine_which_goes_on_when_there_is_space(desk: Desk) -> None:
+    desk.executor.slots = 1
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), step("c"))
+    desk.journal.is_full = True
+    desk.succeed("a")
+    assert desk.under_way() == ["b"]  # all that it reads had been written before
+    (stalled,) = [each for each in desk.news["r"] if isinstance(each, Stalled)]
+    assert isinstance(stalled.error, StorageFull)
+    assert stalled.since == desk.clock.now
+    assert desk.executor.waited[-1] == RETRY_COMMIT_S
+    desk.clock.now += 10.0
+    desk.turn()
+    desk.succeed("b")
+    assert desk.under_way() == []  # `c` is ready and there is room, but nothing starts now
+    told = [each for each in desk.news["r"] if isinstance(each, Stalled)]
+    assert len(told) > 1
+    assert {each.since for each in told} == {stalled.since}
+    desk.journal.is_full = False
+    desk.clock.now += RETRY_COMMIT_S
+    desk.turn()
+    assert desk.journal.written()[-1] == [("r", ["StepSucceeded", "StepSucceeded"])]
+    assert desk.under_way() == ["c"]
+
+
+def test_a_stalled_engine_is_not_woken_more_often_than_it_tries(desk: Desk) -> None:
+    desk.submit("r", step("a", 1), step("b"))
+    desk.journal.is_full = True
+    desk.succeed("b", turn=False)
+    desk.turn(30)
+    assert desk.executor.waited[-20:] == [RETRY_COMMIT_S] * 20
+
+
+def test_letting_go_what_could_not_be_written_ends_the_stall_for_all_others(desk: Desk) -> None:
+    desk.executor.slots = 1
+    desk.submit("r", step("a"))
+    desk.journal.is_full = True
+    desk.succeed("a")
+    desk.journal.is_full = False
+    desk.engine.let_go("r", lambda: None)
+    desk.submit("other", step("b"))
+    assert desk.under_way() == ["b"]
+    desk.journal.is_full = True
+    desk.submit("third", step("c"), step("d", 0))
+    desk.clock.now += 1.0
+    desk.turn()
+    desk.engine.let_go("third", lambda: None)
+    desk.turn(20)
+    assert 0.0 not in desk.executor.waited[-10:]
+    desk.journal.is_full = False
+    desk.clock.now += 5.0
+    desk.turn()
+    row = desk.journal.row("r")
+    assert (row.summary.status, row.engine) == (RunStatus.RESUMABLE, None)
+    assert desk.status("r", "a") is StepStatus.READY
+
+
+def test_a_new_run_waits_for_space_as_well(desk: Desk) -> None:
+    desk.journal.is_full = True
+    desk.submit("r", step("a"))
+    assert desk.under_way() == []
+    desk.journal.is_full = False
+    desk.clock.now += RETRY_COMMIT_S
+    desk.turn()
+    assert desk.under_way() == ["a"]
+    assert desk.journal.kinds("r") == ["RunSubmitted"]
+
+
+# -- commits of unknown outcome -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fate", ["unknown, written", "unknown, not written"])
+def test_after_a_commit_of_unknown_outcome_the_engine_goes_on_from_what_is_there(
+    desk: Desk, fate: str
+) -> None:
+    desk.submit("r", step("a", 1), step("b"))
+    desk.journal.troubles = [fate]
+    desk.succeed("b")
+    desk.clock.now += 1.0
+    desk.turn()
+    assert desk.under_way() == ["a"]
+    assert desk.journal.kinds("r") == ["RunSubmitted", "StepSucceeded"]
+    assert desk.gone("r") == []
+
+
+@pytest.mark.parametrize("fate", ["unknown, written", "unknown, not written"])
+def test_a_doubt_that_cannot_be_resolved_at_once_stalls_the_engine(desk: Desk, fate: str) -> None:
+    desk.submit("r", step("sum", 1, 2), step("b"), step("c"))
+    desk.journal.troubles = [fate]
+    desk.journal.is_silent = True
+    desk.succeed("b")
+    desk.succeed("c")
+    desk.clock.now += 1.0
+    desk.turn()
+    assert desk.under_way() == []
+    desk.journal.is_silent = False
+    desk.clock.now += 1.0
+    desk.turn()
+    desk.clock.now += 1.0
+    desk.turn()
+    assert desk.under_way() == ["sum"]
+    assert desk.journal.kinds("r") == ["RunSubmitted", "StepSucceeded", "StepSucceeded"]
+    assert desk.gone("r") == []
+
+
+@pytest.mark.parametrize("fate", ["unknown, written", "unknown, not written"])
+def test_a_submission_of_unknown_outcome_is_one_run(desk: Desk, fate: str) -> None:
+    desk.journal.troubles = [fate]
+    desk.submit("r", step("a"))
+    desk.clock.now += 1.0
+    desk.turn()
+    assert desk.under_way() == ["a"]
+    assert desk.journal.row("r").epoch == 1
+
+
+@pytest.mark.parametrize("fate", ["unknown, written", "unknown, not written"])
+def test_an_adoption_of_unknown_outcome_is_one_adoption(desk: Desk, fate: str) -> None:
+    desk.submit("r", step("a"))
+    second = Desk(desk.journal, "e2")
+    desk.journal.troubles = [fate]
+    second.adopt("r")
+    second.clock.now += 1.0
+    second.turn()
+    assert second.under_way() == ["a"]
+    assert desk.journal.row("r").epoch == 2
+    assert desk.journal.kinds("r") == ["RunSubmitted", "RunAdopted"]
+
+
+@pytest.mark.parametrize("fate", ["unknown, written", "unknown, not written"])
+def test_a_run_that_was_lost_to_another_engine_in_a_doubtful_commit_is_dropped(
+    desk: Desk, fate: str
+) -> None:
+    desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
+    desk.submit("other", step("top", 1), step("c"))
+    Desk(desk.journal, "e2").adopt("r")
+    desk.journal.troubles = [fate]
+    desk.succeed("a", "c")
+    desk.clock.now += 1.0
+    desk.turn()
+    assert "taken over" in str(desk.gone("r")[0])
+    assert desk.gone("other") == []
+    assert desk.under_way() == ["top"]
+
+
+def test_a_doubt_about_a_commit_without_events_is_no_trouble(desk: Desk) -> None:
+    desk.submit("r", step("a", 1, 2), step("b", tries=2, retry_delay_s=1.0), step("c"))
+    desk.fail("b")
+    desk.clock.now += 2.0
+    desk.journal.troubles = ["unknown, not written"]
+    desk.turn()
+    desk.clock.now += 1.0
+    desk.turn()
+    assert sorted(desk.under_way()) == ["b", "c"]
+
+
+def test_a_finished_run_that_is_let_go_in_doubt_is_not_told_to_be_resumable(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    desk.journal.troubles = ["unknown, written"]
+    desk.journal.is_silent = True
+    desk.succeed("a")
+    desk.engine.let_go("r", lambda: None)
+    desk.turn()
+    desk.journal.is_silent = False
+    desk.clock.now += 5.0
+    desk.turn()
+    desk.clock.now += 5.0
+    desk.turn()
+    assert desk.journal.row("r").summary.status is RunStatus.SUCCESSFUL
+
+
+# -- what an engine refuses ---------------------------------------------------------------------
+
+
+def test_graphs_with_conditions_and_waits_are_refused_with_a_clear_message(desk: Desk) -> None:
+    problem = desk.engine.refusal_of(
+        graph(step("a", 1, 2), timer("pause", 3.0), step("maybe", when="x"))
+    )
+    assert isinstance(problem, InvalidWorkflow)
+    assert str(problem) == (
+        "the workflow cannot run: step 'pause' has a wait, which this engine does not carry out;"
+        " step 'maybe' has a condition, which this engine does not carry out"
+    )
+
+
+def test_a_graph_with_problems_of_shape_is_refused_with_all_of_them(desk: Desk) -> None:
+    problem = desk.engine.refusal_of(graph(step("a", 7), step("b", 8)))
+    assert isinstance(problem, InvalidWorkflow)
+    assert "position 7" in str(problem)
+    assert "position 8" in str(problem)
+
+
+def test_a_graph_that_asks_for_too_much_is_refused_at_submission(desk: Desk) -> None:
+    much = Placement(num_cpus=1000.0)
+    problem = desk.engine.refusal_of(
+        graph(step("a", 1, 2), step("b", placement=much), step("c", placement=much))
+    )
+    assert isinstance(problem, ResourcesUnavailable)
+    assert str(problem) == "step 'b' asks for too many CPUs"
+    assert desk.engine.refusal_of(graph(step("a"))) is None
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind", "says"),
+    [
+        (step("b", placement=Placement(num_cpus=1000.0)), "ResourcesUnavailable", "too many CPUs"),
+        (timer("b", 1.0), "InvalidWorkflow", "has a wait"),
+        (step("b", when="x"), "InvalidWorkflow", "has a condition"),
+        (step("b", 5), "InvalidWorkflow", "position 5"),
+    ],
+)
+def test_a_returned_step_that_cannot_run_fails_the_step_that_returned_it(
+    desk: Desk, returned: Step, kind: str, says: str
+) -> None:
+    desk.submit("r", step("a"))
+    desk.submit("other", step("c"))
+    desk.extend("a", returned)
+    (ended,) = desk.ended("r")
+    assert ended.status is RunStatus.FAILED
+    assert ended.step == "a"
+    assert ended.error is not None
+    assert ended.error.type == f"weftline.errors.{kind}"
+    assert says in ended.error.text
+    assert desk.under_way() == ["c"]
+
+
+def test_a_returned_graph_that_cannot_be_read_harms_only_its_run(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    desk.submit("other", step("b"))
+    pages = [b"\x93\x01"]
+    with pytest.raises(DecodeError):
+        decode_pages(pages)
+    desk.report(Extended(key=desk.attempt("a").key, graph="ab", pages=pages, output=0))
+    desk.turn()
+    assert desk.ended("r")[0].status is RunStatus.FAILED
+    assert desk.under_way() == ["b"]
+
+
+def test_an_environment_that_cannot_be_used_holds_its_runs_and_no_others(desk: Desk) -> None:
+    there = Environment(python="/gone", sys_path=(), cwd="/work")
+    desk.submit("r1", step("a"), environment=there)
+    desk.submit("r2", step("b"))
+    desk.report(
+        GivenBack(key=desk.attempt("a").key),
+        Refused(environment=there, reason="the interpreter /gone is gone"),
+    )
+    desk.turn()
+    (ended,) = desk.ended("r1")
+    assert ended.status is RunStatus.RESUMABLE
+    assert ended.reason == "the interpreter /gone is gone"
+    assert desk.under_way() == ["b"]
+
+
+def test_a_run_that_contradicts_itself_is_given_up_and_harms_no_other(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.submit("r", step("a"))
+    desk.submit("other", step("b"))
+    # No executor can bring this about: somebody else ended the step in the engine's own state.
+    desk.engine._runs["r"].run.steps[0].status = StepStatus.CANCELED
+    desk.succeed("a")
+    (gone,) = desk.gone("r")
+    assert type(gone) is WorkflowError
+    assert "step 'a' is CANCELED" in str(gone)
+    assert "contradicts itself" in caplog.text
+    assert desk.journal.kinds("r") == ["RunSubmitted"]
+    assert desk.journal.row("r").summary.status is RunStatus.RESUMABLE
+    desk.succeed("b")
+    assert desk.ended("other")[0].status is RunStatus.SUCCESSFUL
+
+
+def test_nobody_is_left_waiting_when_the_loop_itself_fails(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+
+    def broken() -> None:
+        raise ValueError("a fault in the engine")
+
+    desk.engine._put(broken)
+    with pytest.raises(ValueError, match="a fault in the engine"):
+        desk.engine.run_forever()
+    assert "the engine failed: ValueError" in str(desk.gone("r")[0])
+
+
+# -- failures -----------------------------------------------------------------------------------
+
+
+def test_with_retry_on_a_failure_that_does_not_match_is_final(desk: Desk) -> None:
+    desk.submit("r", step("a", tries=5, retry_selected=True))
+    desk.fail("a", retryable=False)
+    found = desk.journal.read("r")
+    assert found is not None
+    event = decode_event(found[1][1].body)
+    assert isinstance(event, StepFailed)
+    assert event.retry_at is None
+    assert desk.ended("r")[0].status is RunStatus.FAILED
+
+
+def test_a_step_is_tried_as_often_as_its_policy_says(desk: Desk) -> None:
+    desk.submit("r", step("a", tries=3))
+    for number in (1, 2, 3):
+        assert desk.attempt("a").number == number
+        desk.fail("a")
+    assert desk.ended("r")[0].status is RunStatus.FAILED
+
+
+def test_the_steps_that_a_step_returned_are_stored_with_the_event_that_names_them(
+    desk: Desk,
+) -> None:
+    desk.submit("r", step("a"))
+    desk.extend("a", step("b", 1), step("c"))
+    (stored,) = desk.journal.batches[-1].graphs
+    assert decode_pages(desk.journal.read_graph(stored[0])) == [step("b", 1), step("c")]
+    assert desk.under_way() == ["c"]
+    desk.succeed("c")
+    desk.succeed("b")
+    assert desk.ended("r")[0].value == packed("b")
