@@ -4,7 +4,13 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
+from collections import OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum, IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +21,7 @@ from tests.e2e.conftest import (
     PATIENCE_S,
     Gate,
     Scripts,
+    eventually,
     in_background,
     note,
     notes,
@@ -263,6 +270,21 @@ class Order:
     parts: list[Any] = field(default_factory=list)
 
 
+Pair = namedtuple("Pair", ["left", "right"])
+
+
+class Color(Enum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Text(str):
+    __slots__ = ()
+
+
 class Basket:
     """A plain class of a person, with compositions inside."""
 
@@ -345,11 +367,48 @@ def test_results_come_back_equal_and_of_the_same_type() -> None:
         Path("/x"),
         bytearray(b"x"),
         "long" * 20_000,
+        Pair(1, Pair(2, None)),
+        Color.RED,
+        [Level.LOW, True, 1],
+        OrderedDict(b=1, a=2),
+        defaultdict(list, {"a": [1]}),
+        Decimal("1.10"),
+        datetime(2024, 2, 29, tzinfo=UTC),
+        {1: "int", "1": "str", None: "none"},
+        {True: "bool", 2.0: "float"},
+        Text("of a subclass"),
+        slice(1, None),
+        Basket,
+        len,
     ]
     for value in values:
         for found in (echo.step(value).run(), echo.step(echo.step(value)).run()):
             assert found == value
             assert type(found) is type(value)
+
+
+def test_objects_within_a_result_stay_what_they_are_to_each_other() -> None:
+    @workflow.step
+    def tangled() -> Any:
+        one = [1]
+        circle: list[Any] = [one, one]
+        circle.append(circle)
+        return circle
+
+    for composition in (tangled.step(), workflow.step(lambda value: value).step(tangled.step())):
+        found = composition.run()
+        assert found[0] == [1]
+        assert found[0] is found[1]
+        assert found[2] is found
+
+
+def test_compositions_in_sets_keys_and_partials() -> None:
+    @workflow.step
+    def check(a_set: set[int], mapped: dict[int, int], call: Any) -> bool:
+        return a_set == {2, 3} and mapped == {2: 5} and call() == 7
+
+    two = plus_one.step(1)
+    assert check.step({two, plus_one.step(2)}, {two: 5}, partial(sum, [two, 5])).run() is True
 
 
 def test_a_step_sees_its_own_copy_of_an_argument() -> None:
@@ -666,8 +725,9 @@ def test_any_text_is_an_id(run_id: str, odd: str) -> None:
 # -- failing and going on -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("again", ["run", "resume"])
 def test_a_failure_comes_out_at_once_and_siblings_are_joined_later(
-    run_id: str, gate: Gate, tmp_path: Path
+    run_id: str, gate: Gate, tmp_path: Path, again: str
 ) -> None:
     mended, counter = tmp_path / "mended", tmp_path / "counter"
     slow, fast = gate.path, Gate(tmp_path / "fast")
@@ -702,7 +762,10 @@ def test_a_failure_comes_out_at_once_and_siblings_are_joined_later(
     with pytest.raises(workflow.WorkflowRunningError):
         workflow.delete(run_id)
     mended.touch()
-    resumed = in_background(composition.run, run_id)
+    if again == "run":
+        resumed = in_background(composition.run, run_id)
+    else:
+        resumed = in_background(lambda: workflow.resume(run_id).result())
     fast.wait_for()
     assert workflow.get_status(run_id) == "RUNNING"
     gate.open()
@@ -740,6 +803,119 @@ def test_a_sibling_of_a_failed_step_is_recorded_when_it_ends(
     assert workflow.get_output(run_id, name="sibling").result(PATIENCE_S) == "recorded"
     assert workflow.get_status(run_id) == "FAILED"
     assert notes(counter) == ["sibling"]
+
+
+def test_a_failed_run_does_not_wait_for_a_retry(run_id: str, gate: Gate, tmp_path: Path) -> None:
+    path, mended, counter = gate.path, tmp_path / "mended", tmp_path / "counter"
+
+    @workflow.step(name="patient", max_retries=2, retry_delay_s=1_000)
+    def patient() -> str:
+        note(counter, "patient")
+        if not mended.exists():
+            raise Flaky("try again")
+        return "patient"
+
+    @workflow.step(name="fragile")
+    def fragile() -> str:
+        note(counter, "fragile")
+        pass_gate(path)
+        if not mended.exists():
+            raise Flaky("broken")
+        return "fragile"
+
+    @workflow.step
+    def both(left: str, right: str) -> str:
+        return f"{left} {right}"
+
+    run = in_background(both.step(patient.step(), fragile.step()).run, run_id)
+    gate.wait_for()
+    eventually(lambda: failures(run_id), "the first try of the patient step has failed")
+    gate.open()
+    with pytest.raises(Flaky, match="broken"):
+        run.result(PATIENCE_S)
+    mended.touch()
+    gate.open()
+    assert workflow.resume(run_id).result() == "patient fragile"  # at once: nobody waits 1,000 s
+    assert sorted(notes(counter)) == ["fragile", "fragile", "patient", "patient"]
+
+
+def test_what_runs_in_a_scope_that_failed_is_ended(gate: Gate, tmp_path: Path) -> None:
+    path, processes, fast = gate.path, tmp_path / "processes", Gate(tmp_path / "fast")
+    fast_path = fast.path
+
+    @workflow.step
+    def sibling() -> None:
+        note(processes, str(os.getpid()))
+        pass_gate(path)
+
+    @workflow.step
+    def fragile() -> None:
+        pass_gate(fast_path)
+        raise Flaky("broken")
+
+    @workflow.step
+    def both(*_: Any) -> None:
+        raise AssertionError("never")
+
+    @workflow.step(catch_exceptions=True)
+    def careful() -> Any:
+        return both.step(sibling.step(), fragile.step())
+
+    @workflow.step
+    def judge(pair: tuple[Any, Any]) -> str:
+        return f"judged {pair[1]}"
+
+    run = in_background(judge.step(careful.step()).run)
+    gate.wait_for()
+    fast.wait_for()
+    fast.open()
+    assert run.result(PATIENCE_S) == "judged broken"  # though the gate of the sibling is shut
+    (process,) = notes(processes)
+    eventually(lambda: not is_running(int(process)), "the sibling has been ended")
+
+
+def test_waiting_for_a_slot_does_not_count_toward_a_time_limit(gate: Gate) -> None:
+    path = gate.path
+
+    @workflow.step(num_cpus=CPUS)
+    def hog() -> None:
+        pass_gate(path)
+
+    run = in_background(hog.step().run)
+    gate.wait_for()
+    limited = in_background(plus_one.options(timeout_s=1).step(1).run)
+    time.sleep(1.2)  # longer than its limit
+    gate.open()
+    assert limited.result(PATIENCE_S) == 2
+    run.result(PATIENCE_S)
+
+
+def test_one_of_two_threads_that_start_the_same_id_runs_it(
+    run_id: str, gate: Gate, tmp_path: Path
+) -> None:
+    path, counter = gate.path, tmp_path / "counter"
+
+    @workflow.step
+    def once() -> str:
+        note(counter)
+        pass_gate(path)
+        return "ran"
+
+    runs = [in_background(once.step().run, run_id) for _ in range(8)]
+    gate.wait_for()
+    eventually(lambda: sum(run.done() for run in runs) == 7, "all others were refused")
+    gate.open()
+    outcomes = [run.exception(PATIENCE_S) for run in runs]
+    assert outcomes.count(None) == 1
+    assert {type(each) for each in outcomes if each} == {workflow.WorkflowRunningError}
+    assert len(notes(counter)) == 1
+
+
+def test_runs_are_listed_newest_first(run_id: str) -> None:
+    for number in range(3):
+        plus_one.step(number).run(f"{run_id} {number}")
+    listed = [one for one, _ in workflow.list_all() if one.startswith(run_id)]
+    assert listed == [f"{run_id} {number}" for number in (2, 1, 0)]
 
 
 def test_two_threads_run_at_once(run_id: str, gate: Gate) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import PACKAGE, Gate, Scripts, notes
+from tests.e2e.conftest import PACKAGE, Gate, Scripts, eventually, notes
 
 # -- programs -----------------------------------------------------------------------------------
 
@@ -328,6 +330,148 @@ def test_a_killed_driver_leaves_no_process_and_no_lock(scripts: Scripts, gate: G
     ]
 
 
+def test_an_interrupt_leaves_the_run_resumable(scripts: Scripts, gate: Gate) -> None:
+    driver = scripts.start(
+        """
+        import signal
+        import sys
+        from weftline import workflow
+
+        gate = sys.argv[1]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        @workflow.step(name="gated")
+        def gated(number):
+            note("executions")
+            note("processes", str(os.getpid()))
+            pass_gate(gate)
+            return number + 1
+
+        try:
+            gated.step(gated.step(0)).run("an id")
+        except KeyboardInterrupt as interrupt:
+            print(workflow.get_status("an id"), *interrupt.__notes__)
+        print(workflow.step(len).step([1]).run())
+        """,
+        gate.path,
+    )
+    gate.wait_for()
+    gate.open()
+    gate.wait_for()
+    driver.send_signal(signal.SIGINT)
+    assert scripts.end(driver)[0] == (
+        "RESUMABLE Run 'an id' is RESUMABLE: workflow.resume('an id') goes on.\n1\n"
+    )
+    gate.open(2)
+    go_on = """
+        from weftline import workflow
+
+        print(workflow.resume("an id").result())
+        """
+    assert scripts.run(go_on) == "2\n"
+    assert len(notes(scripts.folder / "executions")) == 3
+
+
+def test_steps_and_what_they_started_end_with_their_driver(scripts: Scripts, gate: Gate) -> None:
+    driver = scripts.start(
+        """
+        import subprocess
+        import sys
+        from weftline import workflow
+
+        gate = sys.argv[1]
+
+        @workflow.step
+        def busy():
+            sleeper = subprocess.Popen(["sleep", "1000"])
+            note("processes", str(os.getpid()))
+            note("processes", str(sleeper.pid))
+            pass_gate(gate)
+
+        busy.step().run("an id")
+        """,
+        gate.path,
+    )
+    gate.wait_for()
+    child, sleeper = map(int, notes(scripts.folder / "processes"))
+    driver.kill()
+    driver.wait()
+    eventually(lambda: not is_running(child), "the child has ended")
+    # What a step started lives on until somebody takes the run over, who ends it first.
+    gate.open(2)
+    go_on = """
+        from weftline import workflow
+
+        print(workflow.resume("an id").result())
+        """
+    assert scripts.run(go_on) == "None\n"
+    assert not is_running(sleeper)
+
+
+def is_running(process: int) -> bool:
+    """Whether the process exists, other than as an entry that nobody has collected yet."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_failed_run_can_be_taken_over_while_its_old_driver_finishes_a_sibling(
+    scripts: Scripts, gate: Gate
+) -> None:
+    end = Gate(scripts.folder / "end")
+    old = scripts.start(
+        """
+        import sys
+        from weftline import workflow
+
+        gate, end = sys.argv[1:]
+
+        @workflow.step(name="sibling")
+        def sibling():
+            note("executions", "sibling")
+            pass_gate(gate)
+            return "sibling"
+
+        @workflow.step(name="fragile")
+        def fragile():
+            note("executions", "fragile")
+            if not Path("mended").exists():
+                raise ValueError("broken")
+            return "mended"
+
+        @workflow.step(name="both")
+        def both(*parts):
+            return parts
+
+        try:
+            both.step(sibling.step(), fragile.step()).run("an id")
+        except ValueError as error:
+            print(error)
+        pass_gate(end)
+        print(workflow.get_output("an id").result(), workflow.get_status("an id"))
+        """,
+        gate.path,
+        end.path,
+    )
+    gate.wait_for()
+    end.wait_for()
+    (scripts.folder / "mended").touch()
+    go_on = """
+        from weftline import workflow
+
+        print(workflow.resume("an id").result())
+        """
+    new = scripts.start(go_on)
+    gate.wait_for()  # the sibling runs a second time: what the old driver finds is refused
+    gate.open(2)
+    assert scripts.end(new)[0] == "('sibling', 'mended')\n"
+    end.open()
+    out, _ = scripts.end(old, quiet=False)
+    assert out == "broken\n('sibling', 'mended') SUCCESSFUL\n"
+    assert sorted(notes(scripts.folder / "executions")) == [*["fragile"] * 2, *["sibling"] * 2]
+
+
 def opened(scripts: Scripts, gate: Gate) -> str:
     """A gate that lets through at once; opens the other one as well."""
     gate.open(3)
@@ -408,6 +552,31 @@ def test_database_and_objects_may_lie_apart(scripts: Scripts) -> None:
     assert (scripts.folder / "small things" / "weftline.db").exists()
     assert any((scripts.folder / "large things").rglob("[0-9a-f]" * 64))
     assert not any((scripts.folder / "small things").rglob("[0-9a-f]" * 64))
+
+
+def test_what_was_declared_first_stays(scripts: Scripts) -> None:
+    said = scripts.run(
+        """
+        import warnings
+        from weftline import workflow
+
+        workflow.init(num_cpus=2, resources={"licence": 1})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            workflow.init(num_cpus=2)
+        print(caught[0].category.__name__, caught[0].message)
+        for declared in ({"num_cpus": 3}, {"executor": "inline", "resources": {"licence": 2}}):
+            try:
+                workflow.init(**declared)
+            except RuntimeError as error:
+                print(error)
+        """
+    )
+    assert said.splitlines() == [
+        "UserWarning workflow.init() was called before; calling it again does nothing",
+        "workflow.init() was called before, and num_cpus cannot change afterwards",
+        "workflow.init() was called before, and resources, executor cannot change afterwards",
+    ]
 
 
 def test_a_home_can_be_moved(scripts: Scripts) -> None:

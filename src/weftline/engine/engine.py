@@ -650,8 +650,8 @@ class Engine:
     def _dispatch(self) -> None:
         for lane, queue in list(self._lanes.items()):
             room = min(self._executor.room(lane), WINDOW)
+            attempts: list[Attempt] = []
             if room > 0:
-                attempts: list[Attempt] = []
                 while queue and len(attempts) < room:
                     active, number, generation = queue.popleft()
                     run = active.run
@@ -671,7 +671,7 @@ class Engine:
                     self._executor.start(lane, attempts)
             if not queue:
                 del self._lanes[lane]
-            else:  # to the end, so that lanes take turns
+            elif attempts:  # to the end, so that lanes take turns
                 self._lanes[lane] = self._lanes.pop(lane)
 
     def _attempt(self, active: ActiveRun, number: int, lane: Lane) -> Attempt:
