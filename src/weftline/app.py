@@ -117,7 +117,7 @@ class App:
     @staticmethod
     def _check(drive: "Drive", problem: WeftlineError | None) -> None:
         if problem is not None:
-            drive.abandon()
+            drive.close()
             raise problem
 
     def proceed(
@@ -307,8 +307,9 @@ class App:
     def exception_of(self, run_id: str, error: Error, step: str | None) -> BaseException:
         """The user's own exception again, with a note; else a WorkflowExecutionError."""
         note = (
-            f"Raised in step {step!r} of run {run_id!r}. What has finished is kept: mend the cause,"
-            f" then go on with workflow.resume({run_id!r})."
+            f"Raised in step {step!r} of run {run_id!r}. What has finished is kept, and"
+            f" workflow.resume({run_id!r}) tries the rest again, with the code as it was recorded:"
+            " changed code needs another id."
         )
         found = decode_error(error, self.objects)
         if found is None:
@@ -507,8 +508,8 @@ class Drive:
             self._host.pump()
             done.wait(0.01 if isinstance(self._host, _EngineHere) else 10.0)
 
-    def abandon(self) -> None:
-        """Give back what was opened for a run that is not started after all."""
+    def close(self) -> None:
+        """Give back what was opened to drive the run; `wait` does it by itself."""
         self._host.release()
 
 

@@ -490,7 +490,7 @@ def tail_chain(length: int) -> Any:
 
 
 def test_a_long_chain_of_tail_calls(run_id: str) -> None:
-    length = 20_000
+    length = 10_000
     assert tail_chain(length).run(run_id) == length
     assert workflow.get_output(run_id).result() == length
 

@@ -10,10 +10,10 @@ After the troubles comes peace: every run is resumed until it has its result, wh
 of its program.
 """
 
-import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from heapq import heappop, heappush
 from random import Random
@@ -66,6 +66,7 @@ from weftline.ports import (
     RunChange,
     RunRecord,
     Started,
+    Starved,
     Succeeded,
     Summary,
     TimedOut,
@@ -81,8 +82,6 @@ STUCK_S = 60.0
 ENVIRONMENTS = [
     Environment(python=f"/python{n}", sys_path=("/code",), cwd="/work") for n in range(2)
 ]
-
-logging.getLogger("weftline.engine").setLevel(logging.CRITICAL)
 
 
 class Broken(AssertionError):
@@ -106,6 +105,7 @@ class Troubles:
     read_fails: float = 0.02
     lost: float = 0.03
     lost_outcome: float = 0.02
+    starved: float = 0.02
     given_back: float = 0.03
     duplicate: float = 0.04
     printed: float = 0.02
@@ -431,7 +431,6 @@ class Work:
 
     attempt: Attempt
     lane: Lane
-    is_told: bool = False
 
 
 class SimExecutor:
@@ -604,6 +603,9 @@ class SimExecutor:
         if is_failing:
             world.count("failed")
             return Failed(error=node.error, retryable=node.is_matching, **told)
+        if world.chance("starved"):
+            world.count("no room for a result")
+            return Starved(reason="there is no room for the result", **told)
         if node.returns is not None:
             return self._extended(node.returns.graph(), told)
         return Succeeded(value=node.value(attempt.inputs), **told)
@@ -715,8 +717,9 @@ class World:
         self.skew = 0.0  # what somebody set the wall clock wrong by
         self.latest_time = BEGINNING
         self.full_until = self.out_until = 0.0
+        self.peace_since = 0.0
         self.commits = 0
-        self.crash_at: tuple[int, str] | None = None
+        self.crash_at: tuple[int, str] | None = None  # the commit of this number; before, after
         self.base_commit_s = 0.0003
         self.store = MemoryJournal()
         self.audit = Audit(self, self.store)
@@ -726,18 +729,18 @@ class World:
         self.counts: Counter[str] = Counter()
         self.heard: dict[str, list[News]] = {}
         self.trace: list[str] | None = None
+        self.on_end: Callable[[str, SimEngine], None] = lambda run_id, engine: None
         self._digest = blake2b(digest_size=16)
-        self._happenings: list[tuple[float, int, Callable[[], None]]] = []
+        self._happenings: list[tuple[float, int, Callable[[], object]]] = []
         self._count = 0
-        self._crash_soon = False
 
     # -- time and chance ----------------------------------------------------------------------
 
-    def at(self, time: float, happening: Callable[[], None]) -> None:
+    def at(self, time: float, happening: Callable[[], object]) -> None:
         self._count += 1
         heappush(self._happenings, (time, self._count, happening))
 
-    def after(self, seconds: float, happening: Callable[[], None]) -> None:
+    def after(self, seconds: float, happening: Callable[[], object]) -> None:
         self.at(self.now + seconds, happening)
 
     def wall(self, lag: float = 0.0) -> float:
@@ -888,8 +891,9 @@ class World:
             self.heard.setdefault(run_id, []).append(news)
             if isinstance(news, Ended):
                 self._ended(run_id, news)
+                self.on_end(run_id, engine)
             elif isinstance(news, Gone):
-                self._gone(run_id, news)
+                self._gone(run_id, news, engine.engine_id)
 
         return hear
 
@@ -902,9 +906,12 @@ class World:
         self.audit.check(told == recorded, f"told {told}, recorded {recorded}")
         self.count(f"run ended: {news.status}")
 
-    def _gone(self, run_id: str, news: Gone) -> None:
+    def _gone(self, run_id: str, news: Gone, engine: str) -> None:
         if isinstance(news.error, WorkflowRunningError):
             self.count("gone: refused")
+            if "taken over" in str(news.error):
+                owner = self.audit.shadows[run_id].owner
+                self.audit.check(owner != engine, f"{engine} drops {run_id}, which it owns")
         elif type(news.error) is WorkflowError and "the engine is stopping" in str(news.error):
             self.count("gone: stopped")
         else:
@@ -914,7 +921,7 @@ class World:
 
     def make_peace(self) -> None:
         """No trouble happens from now on, and there is an engine that is awake."""
-        self.troubles = PEACE
+        self.troubles, self.peace_since = PEACE, self.now
         self.crash_at = None
         self.full_until = self.out_until = self.now
         for engine in self.living():
@@ -961,16 +968,12 @@ class World:
     def _help(self, shadow: Shadow) -> None:
         owner = next((e for e in self.living() if e.engine_id == shadow.owner), None)
         if owner is not None and owner.engine.drives(shadow.run_id):
-            stuck = self.now - max(shadow.news_at, self._peace_since) > STUCK_S
+            stuck = self.now - max(shadow.news_at, self.peace_since) > STUCK_S
             self.audit.check(not stuck, f"{shadow.run_id} is stuck: {self._describe(shadow)}")
             return
         if not self.living():
             self.open_engine()
         self.proceed(shadow.run_id, owner or self.random.choice(self.living()))
-
-    @property
-    def _peace_since(self) -> float:
-        return CHAOS_S
 
     def _describe(self, shadow: Shadow) -> str:
         run = shadow.run
@@ -1012,6 +1015,7 @@ class Life:
         for _ in range(random.randint(2, 24)):
             world.at(CHAOS_S * random.random(), self._accident)
         world.at(1.0, self._tick)
+        world.on_end = self._ended
 
     def live(self) -> World:
         """Raises: Broken."""
@@ -1039,6 +1043,14 @@ class Life:
     def _some_run(self) -> str | None:
         shadows = self.world.audit.shadows
         return self._random.choice(list(shadows)) if shadows else None
+
+    def _ended(self, run_id: str, engine: SimEngine) -> None:
+        """Who waits for a run may start it again as soon as it has failed."""
+        world, random = self.world, self._random
+        if world.now < CHAOS_S and random.random() < 0.5:
+            world.after(0.02 * random.random(), partial(world.proceed, run_id, engine))
+            if random.random() < 0.3:
+                world.full_until = world.now + 0.5 * random.random()
 
     def _accident(self) -> None:
         world, random = self.world, self._random

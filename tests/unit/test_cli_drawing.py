@@ -127,17 +127,17 @@ def test_states_times_and_counts_stand_beside_the_names() -> None:
     tree.apply(50.0, StepFailed(3, 2, error(), started_at=49.5))
     tree.apply(50.0, StepStarted(5, 1, started_at=90.0))
     assert drawn(tree) == picture("""
-        ✓    load        250 ms
-        │ ●  alone       10.0 s  running
-        ✗    one ×3  200–500 ms  2 done, 1 failed, 1 repeated attempt
+        ✓    load           250 ms
+        │ ●  alone          10.0 s  running
+        ✗    one ×3  200 to 500 ms  2 done, 1 failed, 1 repeated attempt
         ○    sum
     """)
     tree.apply(60.0, StepSkipped(0, "why"))
     tree.apply(61.0, CancelRequested())
     tree.apply(61.0, RunFinished(status=RunStatus.CANCELED))
     assert drawn(tree).splitlines()[1:4:2] == [
-        "│ ■  alone               canceled",
-        "–    sum                 skipped",
+        "│ ■  alone                  canceled",
+        "–    sum                    skipped",
     ]
 
 

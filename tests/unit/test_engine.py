@@ -17,7 +17,12 @@ from weftline.core.run import MAX_ADOPTIONS, MAX_LOSSES, StepStatus
 from weftline.core.values import Object, pack_list
 from weftline.engine.active import Committed, Ended, Gone, News, Output, Stalled, Submission
 from weftline.engine.committer import Committer, Outcome
-from weftline.engine.engine import MAX_BATCH_AGE_S, RETRY_COMMIT_S, Engine
+from weftline.engine.engine import (
+    MAX_BATCH_AGE_S,
+    RETRY_COMMIT_S,
+    RETRY_STARVED_S,
+    Engine,
+)
 from weftline.engine.recovery import read_run
 from weftline.errors import (
     CommitUnknown,
@@ -44,6 +49,7 @@ from weftline.ports import (
     Report,
     RunRecord,
     Started,
+    Starved,
     Succeeded,
     TimedOut,
 )
@@ -251,6 +257,10 @@ class Desk:
 
     def lose(self, name: str) -> None:
         self.report(Lost(key=self.attempt(name).key, reason="killed"))
+        self.turn()
+
+    def starve(self, name: str) -> None:
+        self.report(Starved(key=self.attempt(name).key, reason="there is no room"))
         self.turn()
 
     def give_back(self, name: str, *, turn: bool = True) -> None:
@@ -1014,6 +1024,56 @@ def test_a_new_run_waits_for_space_as_well(desk: Desk) -> None:
     desk.turn()
     assert desk.under_way() == ["a"]
     assert desk.journal.kinds("r") == ["RunSubmitted"]
+
+
+def test_a_step_whose_result_finds_no_room_is_started_again_after_a_while(desk: Desk) -> None:
+    desk.submit("r", step("a", tries=1))
+    desk.starve("a")
+    (stalled,) = desk.news["r"]
+    assert isinstance(stalled, Stalled)
+    assert isinstance(stalled.error, StorageFull)
+    assert desk.under_way() == []
+    assert desk.executor.waited[-1] == RETRY_COMMIT_S
+    waits = []
+    for _ in range(12):
+        wait = desk.executor.waited[-1]
+        assert wait is not None
+        waits.append(wait)
+        desk.clock.now += wait
+        desk.turn()
+        desk.starve("a")
+    assert waits == sorted(waits)
+    assert waits[-1] == RETRY_STARVED_S
+    told = [each for each in desk.news["r"] if isinstance(each, Stalled)]
+    assert {each.since for each in told} == {stalled.since}
+    desk.clock.now += RETRY_STARVED_S
+    desk.turn()
+    desk.succeed("a")
+    assert desk.ended("r")[0].status is RunStatus.SUCCESSFUL
+    assert desk.journal.kinds("r") == ["RunSubmitted", "StepSucceeded", "RunFinished"]
+
+
+def test_a_failed_run_whose_last_step_finds_no_room_is_not_kept_for_ever(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
+    desk.fail("a")
+    desk.starve("b")
+    desk.clock.now += RETRY_STARVED_S
+    desk.turn()
+    assert desk.under_way() == []
+    assert desk.engine.drives("r") is None
+
+
+def test_a_step_that_was_set_aside_starts_once_after_a_rejoin(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
+    desk.report(Started(key=desk.attempt("b").key, at=1000.0, worker="w"))
+    desk.fail("a")
+    desk.starve("b")
+    desk.engine.rejoin("r", desk.hear("again"))
+    desk.turn()
+    assert sorted(desk.under_way()) == ["a", "b"]
+    desk.clock.now += RETRY_STARVED_S
+    desk.turn()
+    assert sorted(desk.under_way()) == ["a", "b"]
 
 
 # -- commits of unknown outcome -----------------------------------------------------------------

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
@@ -208,6 +209,7 @@ class Drive:
 
 
 def drive(seed: int, random: Random, *, troubles: bool = True) -> Drive:
+    """A drive that has not begun, of the program of this seed."""
     return Drive(Author(Random(seed)).program(), random, troubles=troubles)
 
 
@@ -323,6 +325,13 @@ def test_graphs_of_random_programs_are_sound_and_come_back_from_their_pages(seed
         key, pages = encode_pages(graph.steps)
         assert decode_pages(pages) == list(graph.steps)
         assert encode_pages(decode_pages(pages))[0] == key
+
+
+@pytest.mark.soak
+def test_troubles_change_no_result_of_two_hundred_thousand_programs() -> None:
+    for seed in range(200_000):
+        troubled = drive(seed, Random(~seed))
+        assert troubled.to_the_end() == troubled.program.result(), f"seed {seed}"
 
 
 def test_random_programs_show_everything_a_run_can_do() -> None:

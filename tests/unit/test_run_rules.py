@@ -315,9 +315,7 @@ def test_retries_are_due_in_the_order_of_their_times() -> None:
 
 
 def test_how_often_and_when_a_failed_step_is_tried_again() -> None:
-    book = Book(
-        graph(step("a", tries=4, retry_delay_s=10.0, retry_backoff=2.0, retry_jitter=0.5))
-    )
+    book = Book(graph(step("a", tries=4, retry_delay_s=10.0, retry_backoff=2.0, retry_jitter=0.5)))
     waits = []
     for _ in range(3):
         retry_at = book.run.judge_failure(0, retryable=True, now=1000.0, luck=0.5)

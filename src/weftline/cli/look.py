@@ -50,7 +50,7 @@ class Glyphs:
 
     def __init__(self, *, is_plain: bool = False) -> None:
         self._is_plain = is_plain
-        marks = ".*~+x-/" if is_plain else "○●↻✓✗–■"
+        marks = ".>~vxs/" if is_plain else "○●↻✓✗–■"
         self._marks = dict(zip(range(7), marks, strict=True))
         self.spinner = "|/-\\" if is_plain else "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
         self.times = "x" if is_plain else "×"
@@ -137,4 +137,4 @@ def times_of(group: Group) -> str:
         return longest
     (low, unit), (high, high_unit) = shortest.rsplit(" ", 1), longest.rsplit(" ", 1)
     is_one_unit = unit == high_unit and " " not in low + high
-    return f"{low}–{longest}" if is_one_unit else f"{shortest} – {longest}"
+    return f"{low if is_one_unit else shortest} to {longest}"

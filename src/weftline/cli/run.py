@@ -236,7 +236,7 @@ class _Driving:
             self._say_left()
             raise
         finally:
-            self._drive.abandon()
+            self._drive.close()
         if isinstance(ended, Ended):
             took_s = time.monotonic() - self._began_at
             return _tell_ending(

@@ -44,7 +44,7 @@ def plain(text: str) -> str:
 def one_line(text: str, limit: int = 200) -> str:
     """The text as one line of at most `limit` characters."""
     line = " ".join(plain(text[: limit * 8]).split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+    return line if len(line) <= limit else line[: limit - 3].rstrip() + "..."
 
 
 def lines_of(text: str) -> list[str]:
