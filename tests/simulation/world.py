@@ -890,21 +890,23 @@ class World:
             self.note("hear", run_id, engine.engine_id, str(news))
             self.heard.setdefault(run_id, []).append(news)
             if isinstance(news, Ended):
-                self._ended(run_id, news)
+                self._ended(run_id, news, engine.engine_id)
                 self.on_end(run_id, engine)
             elif isinstance(news, Gone):
                 self._gone(run_id, news, engine.engine_id)
 
         return hear
 
-    def _ended(self, run_id: str, news: Ended) -> None:
+    def _ended(self, run_id: str, news: Ended, engine: str) -> None:
         shadow = self.audit.shadows[run_id]
+        self.count(f"run ended: {news.status}")
+        if shadow.owner != engine:
+            return  # it slept after its commit, and somebody else went on meanwhile
         run = shadow.run
         step = None if run.failed_step is None else run.steps[run.failed_step].name
         told = (news.status, news.value, news.error, news.step, news.reason)
         recorded = (run.status, run.value, run.error, step, run.held)
         self.audit.check(told == recorded, f"told {told}, recorded {recorded}")
-        self.count(f"run ended: {news.status}")
 
     def _gone(self, run_id: str, news: Gone, engine: str) -> None:
         if isinstance(news.error, WorkflowRunningError):

@@ -935,6 +935,22 @@ def test_a_sibling_that_fails_between_rejoin_and_its_commit_waits_for_its_time(
     assert sorted(desk.under_way()) == ["a", "b", "c"]
 
 
+def test_what_is_given_back_before_the_resume_is_written_starts_after_it(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), step("c"))
+    desk.fail("a")
+    desk.slow_commits()
+    desk.engine.rejoin("r", desk.hear("again"))
+    desk.turn()
+    desk.give_back("b")
+    assert desk.under_way() == ["c"]
+    desk.committer.finish()
+    desk.turn()
+    if desk.committer.batch is not None:
+        desk.committer.finish()
+        desk.turn()
+    assert sorted(desk.under_way()) == ["a", "b", "c"]
+
+
 def test_a_run_that_goes_on_cannot_be_rejoined(desk: Desk) -> None:
     desk.submit("r", step("a"))
     desk.engine.rejoin("r", desk.hear("again"))
@@ -978,6 +994,9 @@ def test_a_full_disk_stalls_the_engine_which_goes_on_when_there_is_space(desk: D
     told = [each for each in desk.news["r"] if isinstance(each, Stalled)]
     assert len(told) > 1
     assert {each.since for each in told} == {stalled.since}
+    desk.clock.now += RETRY_COMMIT_S
+    desk.turn()
+    assert desk.under_way() == []
     desk.journal.is_full = False
     desk.clock.now += RETRY_COMMIT_S
     desk.turn()

@@ -202,6 +202,7 @@ class Drive:
             elif status in (StepStatus.SUCCESSFUL, StepStatus.SKIPPED):
                 self.kept[step.name] = status, value
         if run.may_start:
+            assert len(set(run.undecided)) == len(run.undecided)
             listed = Counter([*run.ready, *self.taken])
             ready = {step.number for step in run.steps if step.status is READY}
             for number in ready - self.begun:

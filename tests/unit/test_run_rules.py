@@ -424,6 +424,16 @@ def test_one_succeeded_begins_with_the_first_success_and_only_once() -> None:
     check(book)
 
 
+def test_one_succeeded_with_a_condition_is_to_be_decided_once() -> None:
+    book = Book(graph(step("a", 1, 2, join=ONE_SUCCEEDED, when="x"), step("b"), step("c")))
+    book.succeed("b")
+    book.succeed("c")
+    assert list(book.run.undecided) == [0]
+    book.decide("a", True)
+    assert book.ready() == ["a"]
+    check(book)
+
+
 def test_a_run_waits_for_what_a_one_succeeded_join_did_not_wait_for() -> None:
     book = Book(graph(step("a", 1, 2, join=ONE_SUCCEEDED), step("b"), step("c")))
     book.succeed("b")

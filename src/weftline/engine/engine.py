@@ -241,8 +241,8 @@ class Engine:
             self._fire_timers()
         while self._aside and self._aside[0][0] <= self._clock.monotonic():
             active, number, generation = heappop(self._aside)[2]
-            if generation == active.run.generation and active.run.may_start:
-                self._queue(active, number)
+            if generation == active.run.generation:
+                self._queue_again(active, number)
             else:
                 self._rest(active)
         if self._releases and self._clock.monotonic() >= self._next_release:
@@ -312,10 +312,7 @@ class Engine:
             elif isinstance(report, Starved):
                 self._set_aside(flight, report)
             elif isinstance(report, GivenBack):
-                if active.run.may_start:
-                    self._queue(active, flight.step, first=True)
-                else:
-                    self._rest(active)
+                self._queue_again(active, flight.step)
             elif isinstance(report, Printed):
                 name = active.run.steps[flight.step].name
                 active.tell(Output(name, report.stream, report.text))
@@ -646,6 +643,16 @@ class Engine:
             queue.appendleft(entry)
         else:
             queue.append(entry)
+
+    def _queue_again(self, active: ActiveRun, number: int) -> None:
+        """Start a step that came back; not before a resume that allows it is durable."""
+        if not active.run.may_start:
+            self._rest(active)
+        elif self._has_unwritten(active):
+            active.run.ready.appendleft(number)
+            self._note_unwritten(active)
+        else:
+            self._queue(active, number, first=True)
 
     def _dispatch(self) -> None:
         for lane, queue in list(self._lanes.items()):

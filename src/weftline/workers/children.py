@@ -66,6 +66,9 @@ SLOW_LOOK_S = 1.0
 """How often otherwise, so that its log gets a name when it holds something."""
 MAX_BYTES_PER_LOOK = 8 * PART_BYTES
 
+SURPLUS_AFTER_S = 10.0
+"""After so long an idle child ends when there are more than a few."""
+
 READY_WITHIN_S = 60.0
 EXIT_WITHIN_S = 5.0
 CLOSE_WITHIN_S = 1.0
@@ -178,6 +181,7 @@ class Children:
         variables: Mapping[str, str] | None = None,
         version: str = __version__,
     ) -> None:
+        self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._home, self._engine, self._slots, self._version = home, engine, slots, version
         self._factory, self._objects_root = objects_factory, objects_root
         self._variables = dict(variables or {})
@@ -203,7 +207,6 @@ class Children:
         self._hungry_turn = 0
         self._ask_again_at = _NEVER
         self._epoll = select.epoll()
-        self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._alarm, select.EPOLLIN)
         self._is_asleep = self._is_woken = self._is_closed = False
 
@@ -234,6 +237,7 @@ class Children:
         kind.refusals = 0
         if self._hungry is kind:
             self._hungry = None
+        reported = len(self._reports)
         takers = self._takers(kind, depth)
         takers.sort(key=lambda child: -len(child.outstanding))
         warm, fresh = self._wanted(kind.group, depth, len(attempts), len(takers))
@@ -252,11 +256,13 @@ class Children:
                 at += level - has
             held -= has
             count -= 1
-        self._reports += [GivenBack(key=attempt.key) for attempt in attempts[at:]]
+        # What could not be started is told before why, if the environment was refused.
+        self._reports[reported:reported] = [GivenBack(key=each.key) for each in attempts[at:]]
 
     def _open_lane(self, lane: Lane) -> _Kind:
         if len(self._kinds) > _MANY_LANES:
             self._kinds.clear()
+            self._groups.clear()
             self._paces.clear()
         group = self._groups.get((lane.environment, lane.placement))
         if group is None:
@@ -325,14 +331,11 @@ class Children:
             return None
         pool = group.environment, group.variables, grant.devices
         idle = self._idle.get(pool)
-        if idle:
-            child: _Child | None = idle.pop()
-            self._idle_count -= 1
-        else:
-            child = self._spawn(pool)
+        child = idle[-1] if idle else self._spawn(pool)
         if child is None:
             self._slots.release(grant)
             return None
+        self._forget_idle(child)
         child.grant, child.group = grant, group
         group.busy.append(child)
         return child
@@ -363,7 +366,7 @@ class Children:
     def _post(self, child: _Child, content: bytearray) -> None:
         process = child.process
         process.send(content)
-        if process.has_unsent:
+        if process.has_unsent and not process.is_ended:
             self._epoll.modify(process.socket, select.EPOLLIN | select.EPOLLOUT)
 
     def _fail_to_send(self, child: _Child, attempt: Attempt) -> None:
@@ -482,8 +485,8 @@ class Children:
                 continue
             if outcome.log is not None:
                 self._note_output(child, attempt, outcome.log)
-            if outcome.took_s:
-                paces[attempt.call.function.hash].learn(outcome.took_s)
+            if outcome.took_s and (pace := paces.get(attempt.call.function.hash)) is not None:
+                pace.learn(outcome.took_s)
             reports.append(report_of(outcome, worker))
         if not outstanding:
             if child.grant is not None:
@@ -505,6 +508,8 @@ class Children:
             child.idle_since = time.monotonic()
             self._idle.setdefault(child.pool, []).append(child)
             self._idle_count += 1
+            if self._idle_count > self._few:
+                self._check_within(child, SURPLUS_AFTER_S)
 
     def _release(self, child: _Child) -> None:
         if child.grant is not None and child.group is not None:
@@ -581,8 +586,12 @@ class Children:
                 child.reason = f"its interpreter was not ready after {READY_WITHIN_S:g} s"
                 child.process.kill()
             return READY_WITHIN_S
-        if not child.outstanding:
-            return _NEVER
+        if child.grant is None:
+            idle_s = now - child.idle_since
+            if self._idle_count > self._few and idle_s >= SURPLUS_AFTER_S:
+                self._retire(child)
+                return EXIT_WITHIN_S
+            return SURPLUS_AFTER_S - idle_s if idle_s < SURPLUS_AFTER_S else _NEVER
         running = child.process.running()
         attempt = child.outstanding.get(running.key) if running is not None else None
         again_s = STARTED_AFTER_S
@@ -643,7 +652,11 @@ class Children:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         paths = dict(variables).get("PYTHONPATH", "").split(os.pathsep)
         sys_path = [*filter(None, paths), *environment.sys_path]
-        logs = self._logs.open(name)
+        try:
+            logs = self._logs.open(name)
+        except OSError as error:
+            self._note_death(environment, f"no log can be opened for a child: {error}")
+            return None
         try:
             process = Process(environment.python, sys_path, env, logs)
         except OSError as error:
@@ -709,8 +722,7 @@ class Children:
 
     def _retire(self, child: _Child) -> None:
         """Let an idle child end by itself."""
-        self._idle[child.pool].remove(child)
-        self._idle_count -= 1
+        self._forget_idle(child)
         child.is_ending = True
         child.idle_since = time.monotonic()
         child.process.hang_up()
@@ -739,6 +751,8 @@ class Children:
         if child in idle:
             idle.remove(child)
             self._idle_count -= 1
+            if not idle:
+                del self._idle[child.pool]
 
     def _give_back(self, child: _Child) -> None:
         self._reports += [GivenBack(key=key) for key in child.outstanding]

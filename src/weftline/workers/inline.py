@@ -34,7 +34,7 @@ class Inline:
         return self._slots.check(placement)
 
     def room(self, lane: Lane) -> int:
-        return ROOM - len(self._waiting)
+        return max(0, ROOM - len(self._waiting))
 
     def start(self, lane: Lane, attempts: list[Attempt]) -> None:
         self._waiting.extend([(attempt, lane.placement) for attempt in attempts])

@@ -11,9 +11,12 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from msgspec import DecodeError
+
 from weftline.wire import (
     CHANNEL_FD,
     HEADER,
+    MAX_FRAME_BYTES,
     PAGE_BYTES,
     PAGE_FD,
     Outcomes,
@@ -217,6 +220,8 @@ class Process:
 
 def _frame_size(content: bytearray | memoryview, at: int) -> int:
     size: int = HEADER.unpack_from(content, at)[0]
+    if size > MAX_FRAME_BYTES:
+        raise DecodeError(f"a frame of {size} bytes")
     return HEADER.size + size
 
 

@@ -32,6 +32,8 @@ class LogFolder:
         return Logs(name, paths, [self._open(path) for path in paths], not self._can_be_nameless)
 
     def _open(self, path: str) -> int:
+        # It may have been removed, with all that was in it.
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._can_be_nameless:
             return os.open(self.folder, _FLAGS | os.O_TMPFILE, _MODE)
         return os.open(path, _FLAGS | os.O_CREAT, _MODE)
@@ -71,13 +73,13 @@ class Logs:
         return os.fstat(self.fds[0]).st_size, os.fstat(self.fds[1]).st_size
 
     def publish(self) -> None:
-        """Give each file that holds something its name."""
+        """Give each file that holds something its name; tried again when that does not work."""
         for stream in (0, 1):
             if not self._is_named[stream] and os.fstat(self.fds[stream]).st_size:
                 try:
                     _give_name(self.fds[stream], self._paths[stream])
-                except FileExistsError:
-                    pass
+                except OSError:  # a full disk, a folder that was removed: no reason to stop
+                    continue
                 self._is_named[stream] = True
 
     def range_of(self, starts: tuple[int, int], ends: tuple[int, int]) -> LogRange | None:
