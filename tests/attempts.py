@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from weftline.adapters.objects.local import LocalObjectStore
-from weftline.code import dump_function
-from weftline.codecs import capture_arguments, decode, encode
+from weftline.code.functions import dump_function
+from weftline.codecs.arguments import capture_arguments
+from weftline.codecs.values import decode, encode
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement

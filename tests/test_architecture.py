@@ -380,12 +380,14 @@ GOOD = {
         "def late(run, at: datetime): return run.now() - at > timedelta(0) and run.open()\n"
     ),
     "ports.py": "from weftline.core.events import Event\n",
-    "code.py": "import cloudpickle\nfrom weftline.ports import ObjectStore\n",
-    "codecs.py": "from weftline.code import load\nfrom weftline.ports import ObjectStore\n",
+    "code/functions.py": "import cloudpickle\nfrom weftline.ports import ObjectStore\n",
+    "codecs/values.py": (
+        "from weftline.code.functions import load\nfrom weftline.ports import ObjectStore\n"
+    ),
     "wire.py": "import msgspec\n",
     "engine/loop.py": "from weftline.core.run import Run\nfrom weftline.wire import Frame\n",
     "workers/child.py": (
-        "import importlib\nimport pickle\nfrom weftline.codecs import decode\n"
+        "import importlib\nimport pickle\nfrom weftline.codecs.values import decode\n"
         "def load(name): return importlib.import_module(name), importlib.import_module('numpy')\n"
     ),
     "adapters/journal/sql.py": "from weftline.ports import Journal\n",
@@ -447,7 +449,7 @@ ACROSS = [
     ("adapters/journal/sql.py", "from weftline.adapters.objects.local import Store", ".objects"),
     ("adapters/objects/local.py", "from weftline.adapters.journal.sql import COMMIT", ".journal"),
     ("adapters/objects/local.py", "from ..journal.sql import COMMIT", "imports adapters.journal"),
-    ("ports.py", "from weftline.code import load", "imports code"),
+    ("ports.py", "from weftline.code.functions import load", "imports code"),
     ("wire.py", "from weftline.ports import Journal", "imports ports"),
     ("errors.py", "from weftline.version import __version__", "imports version"),
     ("cli/main.py", "from weftline.workflow import run", "imports workflow"),
@@ -530,8 +532,8 @@ def test_core_that_reaches_outside_is_a_problem(text: str, tmp_path: Path) -> No
 UNPICKLING = [
     {"engine/loop.py": "import pickle"},
     {"engine/loop.py": "from cloudpickle import loads"},
-    {"engine/loop.py": "def f():\n    from weftline.codecs import decode"},
-    {"engine/loop.py": "from weftline.code import load"},
+    {"engine/loop.py": "def f():\n    from weftline.codecs.values import decode"},
+    {"engine/loop.py": "from weftline.code.functions import load"},
     {"server/routes.py": "from weftline import codecs"},
     {
         "engine/loop.py": "from weftline.engine.inner import x",

@@ -18,7 +18,8 @@ from weftline.adapters.journal.memory import MemoryJournal
 from weftline.adapters.journal.sqlite import SqliteJournal
 from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.memory import MemoryObjectStore
-from weftline.codecs import decode, decode_error
+from weftline.codecs.exceptions import decode_error
+from weftline.codecs.values import decode
 from weftline.config import Settings, load_settings
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus

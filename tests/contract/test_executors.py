@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.attempts import Attempts, make_children, open_objects
-from weftline.codecs import decode, decode_error, encode
+from weftline.codecs.exceptions import decode_error
+from weftline.codecs.values import decode, encode
 from weftline.core.actions import PythonCall
 from weftline.core.graph import decode_pages
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement

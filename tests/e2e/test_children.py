@@ -19,7 +19,7 @@ import pytest
 
 from tests.attempts import Attempts, environment_here, make_children, open_objects
 from tests.e2e.conftest import Gate, eventually, pass_gate
-from weftline.codecs import decode
+from weftline.codecs.values import decode
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement
 from weftline.ports import (
     Attempt,

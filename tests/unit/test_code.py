@@ -1,10 +1,12 @@
 """Functions and classes that travel by value: within a process, between processes, after edits."""
 
 import abc
+import binascii
 import enum
 import fnmatch
 import functools
 import importlib
+import io
 import json
 import pickle
 import re
@@ -21,11 +23,14 @@ from typing import Any
 
 import pytest
 
-from weftline import code
 from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.memory import MemoryObjectStore
-from weftline.code import FunctionCode, dump_function, fingerprint, load_function
-from weftline.codecs import decode, encode, load_arguments
+from weftline.code import functions, loads, rebuild
+from weftline.code.fingerprint import fingerprint
+from weftline.code.functions import FunctionCode, dump_function
+from weftline.code.loads import load_function
+from weftline.codecs.arguments import load_arguments
+from weftline.codecs.values import decode, encode
 from weftline.errors import NotPicklable, ObjectNotFound
 
 
@@ -59,9 +64,10 @@ PRELUDE = """\
 import json, sys
 from pathlib import Path
 from weftline.adapters.objects.local import LocalObjectStore
-from weftline.code import *
-from weftline.code import FunctionCode
-from weftline.codecs import *
+from weftline.code.fingerprint import fingerprint
+from weftline.code.functions import FunctionCode, dump_function
+from weftline.code.loads import load_function
+from weftline.codecs.values import decode, encode
 from weftline.core.values import Object
 objects = LocalObjectStore(Path("objects"))
 given = json.loads(sys.argv[1])
@@ -109,15 +115,15 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 def forget_all() -> None:
     """As if this were another process: what was loaded and dumped is forgotten."""
-    code._loaded.clear()
-    code._dumped.clear()
-    code._restored.clear()
-    code._definitions.clear()
+    loads._loaded.clear()
+    functions._dumped.clear()
+    rebuild.known_classes.clear()
+    rebuild.known_definitions.clear()
 
 
 def again(function: Callable[..., Any], objects: MemoryObjectStore) -> Any:
     stored = dump_function(function, objects)
-    code._loaded.clear()
+    loads._loaded.clear()
     return load_function(stored.value, objects)
 
 
@@ -242,7 +248,7 @@ def test_a_function_is_dumped_once_as_long_as_nothing_changes(
     def fail(*_: object) -> None:
         raise AssertionError("dumped again")
 
-    monkeypatch.setattr(code, "_dump_by_value", fail)
+    monkeypatch.setattr(functions, "dump_by_value", fail)
     assert dump_function(double_helped, objects) is first
 
 
@@ -737,6 +743,61 @@ def test_a_class_made_in_a_function_is_one_class_in_another_process(folder: Fold
         assert folder.run("child.py", child, **started) == [True, True, 1]
 
 
+NAMED = """
+import functools, sys, types, typing
+import msgspec
+T = typing.TypeVar("T")
+class Oops(ValueError):
+    def __init__(self, code, why):
+        super().__init__(code, why)
+class Record(msgspec.Struct):
+    x: int = 1
+class Box(typing.Generic[T]):
+    @functools.cached_property
+    def whole(self): return 1
+    @functools.lru_cache
+    def part(self): return 2
+made = types.ModuleType("made")
+lock = sys.stdout
+def by_value(): return Record, Box, made
+def wrapped(): return lock
+def decorate(function):
+    @functools.wraps(function)
+    def wrapper(): return function()
+    return wrapper
+wrapped = decorate(wrapped)
+"""
+
+
+def test_what_stored_pickles_name_never_moves(
+    objects: MemoryObjectStore, modules: Callable[[str, str], Any]
+) -> None:
+    named: set[str] = set()
+
+    class Reader(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if module.startswith("weftline."):
+                named.add(f"{module}.{name}")
+            return super().find_class(module, name)
+
+    user = modules("named_for_ever", NAMED)
+    blobs = [dump_function(user.by_value, objects), dump_function(user.wrapped, objects)]
+    values = encode((user.Box(), user.Record(), user.Oops(1, "x")), objects)
+    packed = json.loads(values.packed)[2]
+    contents = [bytes(objects.read(blob.value.hash)) for blob in blobs]
+    contents += [bytes(objects.read(name)) for name in values.objects]
+    for content in [*contents, binascii.a2b_base64(packed)]:
+        Reader(io.BytesIO(content)).load()
+    assert named == {
+        f"weftline.code.rebuild.{name}"
+        for name in (
+            *("build_cached_property", "build_class", "build_error", "build_lru_cache"),
+            *("build_module", "build_struct", "build_typevar", "fill_class", "fill_module"),
+            *("import_wrapped", "restore_class"),
+        )
+    }
+
+
 def test_many_threads_get_one_class(objects: MemoryObjectStore) -> None:
     class Inner:
         def __init__(self, n: int) -> None:
@@ -875,7 +936,7 @@ def test_a_value_of_an_installed_class_refers_to_no_object(objects: MemoryObject
 
 
 def test_functions_as_arguments_of_a_call_travel(objects: MemoryObjectStore) -> None:
-    from weftline.codecs import capture_arguments
+    from weftline.codecs.arguments import capture_arguments
 
     captured, found = capture_arguments((helper, 2), {}, objects, lambda _: False)
     assert found == []

@@ -1,10 +1,12 @@
 """Values come back equal and of the same type, whichever codec they take."""
 
+import binascii
 import dataclasses
 import datetime
 import decimal
 import json
 import math
+import pickletools
 import re
 import subprocess
 import sys
@@ -24,17 +26,10 @@ from hypothesis import strategies as st
 
 from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.memory import MemoryObjectStore
-from weftline.codecs import (
-    Captured,
-    capture_arguments,
-    current_capture,
-    decode,
-    decode_error,
-    encode,
-    encode_error,
-    hole,
-    load_arguments,
-)
+from weftline.codecs.arguments import Captured, capture_arguments, current_capture, load_arguments
+from weftline.codecs.exceptions import decode_error, encode_error
+from weftline.codecs.rebuild import hole
+from weftline.codecs.values import decode, encode
 from weftline.core.values import (
     INLINE_LIMIT,
     Caught,
@@ -361,14 +356,16 @@ def test_arrays_within_a_value_lie_beside_the_pickle(store: ObjectStore) -> None
 def test_numpy_is_not_imported_for_values_without_it() -> None:
     script = (
         "import sys\n"
-        "import weftline.codecs as c\n"
+        "from weftline.codecs.arguments import capture_arguments\n"
+        "from weftline.codecs.exceptions import encode_error\n"
+        "from weftline.codecs.values import decode, encode\n"
         "from weftline.adapters.objects.memory import MemoryObjectStore\n"
         "from fractions import Fraction\n"
         "m = MemoryObjectStore()\n"
         "for v in (1, [1.5], (1, {2}), Fraction(1, 2), ValueError('x')):\n"
-        "    c.decode(c.encode(v, m).packed, m)\n"
-        "c.capture_arguments((1, 'a', (2,)), {'k': [1]}, m, lambda _: False)\n"
-        "c.encode_error(ValueError('x'), m)\n"
+        "    decode(encode(v, m).packed, m)\n"
+        "capture_arguments((1, 'a', (2,)), {'k': [1]}, m, lambda _: False)\n"
+        "encode_error(ValueError('x'), m)\n"
         "print([n for n in ('numpy', 'pandas', 'pyarrow', 'cloudpickle') if n in sys.modules])\n"
     )
     done = subprocess.run(
@@ -916,6 +913,21 @@ def is_step(thing: object) -> bool:
 
 def capture(objects: ObjectStore, *args: Any, **kwargs: Any) -> tuple[Captured, list[object]]:
     return capture_arguments(args, kwargs, objects, is_step, label="train")
+
+
+def test_what_stored_pickles_of_arguments_and_errors_name_never_moves(
+    objects: MemoryObjectStore,
+) -> None:
+    captured, _ = capture(objects, Step(), [1])
+    error = json.JSONDecodeError("bad", "doc", 1)  # its pickle forgets notes
+    error.add_note("a note")
+    encoded, _ = encode_error(error, objects)
+    assert isinstance(captured.arguments, bytes)
+    assert isinstance(encoded.blob, Inline)
+    content = binascii.a2b_base64(bytes(encoded.blob.data)[1:-1])
+    for pickled, name in ((captured.arguments, "hole"), (content, "add_notes")):
+        texts = [text for _, text, _ in pickletools.genops(pickled) if isinstance(text, str)]
+        assert texts[texts.index("weftline.codecs.rebuild") + 1] == name
 
 
 def test_arguments_without_compositions_come_back(store: ObjectStore) -> None:

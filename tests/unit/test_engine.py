@@ -513,7 +513,7 @@ def test_what_is_five_milliseconds_old_is_written_however_much_is_at_hand(desk: 
 
 
 def test_the_engine_does_not_sleep_on_what_is_unwritten(desk: Desk) -> None:
-    desk.submit("r", step("a", 1), step("b"))
+    desk.submit("r", step("a", 1, 2), step("b"), step("c"))
     desk.succeed("b", turn=False)
     desk.engine.turn()
     desk.engine.turn()
@@ -523,15 +523,19 @@ def test_the_engine_does_not_sleep_on_what_is_unwritten(desk: Desk) -> None:
 
 
 def test_nothing_starts_before_what_it_reads_is_durable(desk: Desk) -> None:
-    desk.submit("r", step("a", 1), step("b"), turn=False)
-    desk.engine.turn()
+    desk.journal.is_full = True
+    desk.submit("r", step("a", 1), step("b"))
     assert desk.under_way() == []
-    desk.engine.turn()
+    desk.journal.is_full = False
+    desk.clock.now += 1.0
+    desk.turn()
     assert desk.under_way() == ["b"]
-    desk.succeed("b", turn=False)
-    desk.engine.turn()
+    desk.journal.is_full = True
+    desk.succeed("b")
     assert desk.under_way() == []
-    desk.engine.turn()
+    desk.journal.is_full = False
+    desk.clock.now += 1.0
+    desk.turn()
     assert desk.under_way() == ["a"]
 
 

@@ -10,8 +10,9 @@ from types import FunctionType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from weftline.authoring.options import Options
-from weftline.code import dump_function
-from weftline.codecs import capture_arguments, current_capture, encode
+from weftline.code.functions import dump_function
+from weftline.codecs.arguments import capture_arguments, current_capture
+from weftline.codecs.values import encode
 from weftline.core.actions import PythonCall
 from weftline.core.graph import Graph, Step
 from weftline.core.values import Object

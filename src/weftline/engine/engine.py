@@ -256,14 +256,16 @@ class Engine:
                 return
         elif self._lanes:
             self._dispatch()
-        if (
-            self._unwritten
-            and self._committing is None
-            and (not busy or self._clock.monotonic() - self._oldest_unwritten >= MAX_BATCH_AGE_S)
-        ):
+        if self._unwritten and self._committing is None and self._is_time_to_write(busy):
             self._commit()
             if self._lanes and self._stalled_since is None:
                 self._dispatch()
+
+    def _is_time_to_write(self, busy: bool) -> bool:
+        """Whether nothing else is at hand, or the oldest unwritten fact has waited for long."""
+        if not busy or (not self._in_flight and not self._commands):
+            return True
+        return self._clock.monotonic() - self._oldest_unwritten >= MAX_BATCH_AGE_S
 
     def _patience(self) -> float | None:
         """How long the executor may wait for news (seconds; None: until there is some)."""

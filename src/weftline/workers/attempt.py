@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from weftline.code import load_function
-from weftline.codecs import decode, encode, encode_error, load_arguments
+from weftline.code.loads import load_function
+from weftline.codecs.arguments import load_arguments
+from weftline.codecs.exceptions import encode_error
+from weftline.codecs.values import decode, encode
 from weftline.core.graph import encode_pages
 from weftline.core.values import Error, Object
 from weftline.errors import StorageFull
