@@ -5,6 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from weftline.codecs.values import decode, encode
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement
+from weftline.errors import StorageFull
 from weftline.ports import (
     Attempt,
     Done,
@@ -154,6 +156,22 @@ class Attempts:
         return decode(report.value, self.objects)
 
 
+class FullObjects(LocalObjectStore):
+    """A store that has no room as long as there is a file `full` in it."""
+
+    def put(self, content: bytes) -> str:
+        self._look()
+        return super().put(content)
+
+    def writer(self) -> Any:
+        self._look()
+        return super().writer()
+
+    def _look(self) -> None:
+        if (self.root / "full").exists():
+            raise StorageFull(ENOSPC, "there is no room")
+
+
 def is_hole(thing: object) -> bool:
     return False
 
@@ -164,13 +182,13 @@ def make_children(home: Path, slots: Slots, engine: str = "engine", **changed: A
     given: dict[str, Any] = {
         "home": home,
         "engine": engine,
-        "objects_factory": "weftline.adapters.objects.local:LocalObjectStore",
+        "objects_factory": f"{__name__}:{FullObjects.__name__}",
         "objects_root": str(home / "objects"),
         "slots": slots,
     }
     return Children(**(given | changed))
 
 
-def open_objects(home: Path) -> LocalObjectStore:
+def open_objects(home: Path) -> FullObjects:
     (home / "objects").mkdir(parents=True, exist_ok=True)
-    return LocalObjectStore(home / "objects")
+    return FullObjects(home / "objects")

@@ -1,6 +1,7 @@
 """Joins everything: one home, opened by this process, with its journal, objects and engine."""
 
 import atexit
+import contextlib
 import json
 import os
 import sys
@@ -335,7 +336,7 @@ class App:
             self.journal.change_count()
             return _EngineHere(self)
         with self._lock:
-            if self._shared is None:
+            if self._shared is None or self._shared.engine.has_failed:
                 # A home that cannot be used says so now; the engine would try again for a while.
                 self.journal.change_count()
                 self._shared = _EngineThread(self)
@@ -406,6 +407,7 @@ class _EngineThread:
         finally:
             self._committer.close()
             self._executor.close()
+            self._journal.release(self.engine_id)  # should it have failed, others may go on
 
     def pump(self) -> None:
         """Nothing: the thread turns by itself."""
@@ -414,7 +416,8 @@ class _EngineThread:
         """Nothing: the engine outlives its runs."""
 
     def close(self) -> None:
-        self.engine.stop()
+        with contextlib.suppress(WeftlineError):  # it failed before
+            self.engine.stop()
         self._thread.join(10.0)
         self._journal.release(self.engine_id)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar, overload
 
 from weftline.app import App, home, open_home
-from weftline.authoring.options import Options, problem_of_metadata
+from weftline.authoring.options import Options, is_text, problem_of_metadata
 from weftline.authoring.step import Composition, StepFunction, to_workflow
 from weftline.core.events import RunStatus
 from weftline.core.run import Run, StepState
@@ -136,7 +136,8 @@ class Workflow(Composition[T], Generic[T]):
             running; WorkflowExecutionError when the error is no Exception or cannot be rebuilt;
             ValueError for metadata that JSON cannot hold.
         """
-        _check_id(workflow_id, optional=True)
+        if workflow_id is not None:
+            workflow_id = _checked_id(workflow_id)
         if metadata is not None and (problem := problem_of_metadata(metadata)):
             raise InvalidOption(f"metadata={metadata!r} {problem}")
         here = current()
@@ -233,7 +234,7 @@ def resume(workflow_id: str) -> RunHandle[Any]:
     A finished one is left as it is. How it ended comes out of the handle's `result`.
     Raises: WorkflowNotFoundError, WorkflowRunningError.
     """
-    _check_id(workflow_id)
+    workflow_id = _checked_id(workflow_id)
     found = home().proceed(workflow_id)
     if not isinstance(found, Ended):
         found.wait()
@@ -245,7 +246,7 @@ def get_output(workflow_id: str, *, name: str | None = None) -> RunHandle[Any]:
 
     Raises: WorkflowNotFoundError; ValueError for a RESUMABLE or CANCELED run without a name.
     """
-    _check_id(workflow_id)
+    workflow_id = _checked_id(workflow_id)
     app = home()
     status = app.status_of(app.get_run(workflow_id))
     if name is None and status in (RESUMABLE, CANCELED):
@@ -257,7 +258,7 @@ def get_output(workflow_id: str, *, name: str | None = None) -> RunHandle[Any]:
 
 def get_status(workflow_id: str) -> RunStatus:
     """The run's status. Raises: WorkflowNotFoundError; TypeError for an id that is no str."""
-    _check_id(workflow_id)
+    workflow_id = _checked_id(workflow_id)
     app = home()
     return app.status_of(app.get_run(workflow_id))
 
@@ -282,7 +283,7 @@ def get_metadata(workflow_id: str, name: str | None = None) -> dict[str, Any]:
     Times are seconds since 1970. Source: Ray Workflow 1.12.
     Raises: ValueError for an unknown id or step.
     """
-    _check_id(workflow_id)
+    workflow_id = _checked_id(workflow_id)
     app = home()
     if name is None:
         record = app.get_run(workflow_id)
@@ -305,7 +306,7 @@ def delete(workflow_id: str) -> None:
 
     Raises: WorkflowNotFoundError; WorkflowRunningError while it is driven.
     """
-    _check_id(workflow_id)
+    workflow_id = _checked_id(workflow_id)
     home().delete(workflow_id)
 
 
@@ -314,13 +315,14 @@ def new_id() -> str:
     return f"{uuid.uuid4()}.{time.time_ns() / 1e9:.9f}"
 
 
-def _check_id(workflow_id: Any, *, optional: bool = False) -> None:
-    if workflow_id is None and optional:
-        return
+def _checked_id(workflow_id: Any) -> str:
     if not isinstance(workflow_id, str):
         raise TypeError(f"a workflow id is a str, not {type(workflow_id).__name__}")
     if not workflow_id:
         raise InvalidOption("a workflow id is a non-empty string")
+    if not is_text(workflow_id):
+        raise InvalidOption(f"the workflow id {workflow_id!r} holds what is no character")
+    return str.__str__(workflow_id)  # of a subclass, like StrEnum, its text alone
 
 
 def _statuses(given: Any) -> set[RunStatus] | None:

@@ -24,6 +24,7 @@ from weftline.ports import (
     Failed,
     GivenBack,
     Report,
+    Starved,
     Succeeded,
     TimedOut,
 )
@@ -220,6 +221,41 @@ def test_an_own_exception_class_matches_retry_on(attempts: Attempts) -> None:
 
     report, _ = failure(attempts.end_of(attempts.make(fails, retry_on=(Mine,))), attempts)
     assert report.retryable
+
+
+# -- no room ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(attempts: Attempts, tmp_path: Path) -> Path:
+    """While this file exists, nothing can be stored."""
+    return tmp_path / "objects" / "full"
+
+
+def test_a_result_that_finds_no_room_fails_nothing(attempts: Attempts, full: Path) -> None:
+    attempt = attempts.make(lambda: b"x" * 100_000)
+    full.touch()
+    report = attempts.end_of(attempt)
+    assert isinstance(report, Starved), report
+    assert "no room" in report.reason
+    assert isinstance(attempts.end_of(attempts.make(attempt.call)), Starved)
+    full.unlink()
+    assert isinstance(attempts.end_of(attempts.make(attempt.call)), Succeeded)
+
+
+def test_an_exception_that_finds_no_room_is_told_without_itself(
+    attempts: Attempts, full: Path
+) -> None:
+    def fails() -> None:
+        raise ValueError("no", b"x" * 100_000)
+
+    attempt = attempts.make(fails)
+    full.touch()
+    report, _ = failure(attempts.end_of(attempt), attempts)
+    assert report.error.type == "ValueError"
+    assert report.error.text.startswith("('no', b'xxx")
+    assert "no room" in report.error.text
+    assert report.error.blob is None
 
 
 # -- what an attempt finds ----------------------------------------------------------------------

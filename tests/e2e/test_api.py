@@ -9,7 +9,7 @@ from collections import OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -713,7 +713,32 @@ def test_an_id_is_a_str(wrong: Any) -> None:
             call(wrong)
 
 
-@pytest.mark.parametrize("odd", ["a/b", "..", "snow \u2603", "'; drop table runs", "x" * 300, " "])
+class Ids(StrEnum):
+    FIRST = "the first id"
+
+
+def test_an_id_of_a_subclass_of_str_is_its_text() -> None:
+    named = plus_one.options(name=Ids.FIRST, metadata={Ids.FIRST: Ids.FIRST})
+    assert named.step(1).run(Ids.FIRST) == 2
+    for one in (Ids.FIRST, "the first id"):
+        assert workflow.get_output(one, name=Ids.FIRST).result() == 2
+    (found,) = [one for one, _ in workflow.list_all() if one == "the first id"]
+    assert type(found) is str
+    metadata = workflow.get_metadata(Ids.FIRST, Ids.FIRST)["user_metadata"]
+    assert metadata == {"the first id": "the first id"}
+
+
+def test_metadata_comes_back_as_json_has_it(run_id: str) -> None:
+    given = {1: (2, 3), None: {"deep": [True]}}
+    plus_one.options(name="one", metadata=given).step(1).run(run_id, metadata=given)
+    for name in (None, "one"):
+        found = workflow.get_metadata(run_id, name)["user_metadata"]
+        assert found == {"1": [2, 3], "null": {"deep": [True]}}
+
+
+@pytest.mark.parametrize(
+    "odd", ["a/b", "..", "a\0b", "snow \u2603", "'; drop table runs", "x" * 300, " "]
+)
 def test_any_text_is_an_id(run_id: str, odd: str) -> None:
     one = f"{odd}{run_id}" if len(odd) > 2 else odd
     assert plus_one.step(1).run(one) == 2

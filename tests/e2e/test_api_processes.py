@@ -510,6 +510,34 @@ def test_a_forked_process_can_run_workflows(scripts: Scripts) -> None:
     assert said == "2\n4\n2\n3\n8 4\nTrue\n"
 
 
+def test_an_engine_that_fails_takes_no_later_run_with_it(scripts: Scripts) -> None:
+    said = scripts.run(
+        """
+        import threading
+        from weftline import workflow
+        from weftline.adapters.journal.sqlite import SqliteJournal
+
+        @workflow.step
+        def one():
+            return 1
+
+        def fail(journal, batch):
+            raise ZeroDivisionError("of a test")
+
+        print(one.step().run("before"))
+        threading.excepthook = lambda args: None
+        commit, SqliteJournal.commit = SqliteJournal.commit, fail
+        try:
+            one.step().run("an id")
+        except Exception as error:
+            print(error)
+        SqliteJournal.commit = commit
+        print(one.step().run("an id"), one.step().run("after"), workflow.list_all("RUNNING"))
+        """
+    )
+    assert said == "1\nthe engine failed: ZeroDivisionError: of a test\n1 1 []\n"
+
+
 # -- homes --------------------------------------------------------------------------------------
 
 
@@ -871,6 +899,19 @@ BEHAVIOURS = r"""
 
         assert soon.step().run() == "soon"
 
+    def within_a_loop():
+        import asyncio
+
+        @workflow.step
+        async def soon():
+            await asyncio.sleep(0)
+            return "soon"
+
+        async def main():
+            return soon.step().run()
+
+        assert asyncio.run(main()) == "soon"
+
     def too_much():
         raises(ValueError, plus_one.options(num_cpus=1000).step(1).run)
 
@@ -906,7 +947,7 @@ BEHAVIOURS = r"""
 
     CHECKS = [
         chain, dynamic, shared, copies, types, errors, catching, exits, retries, resumes, within,
-        on_its_own_id, variables, asynchronous, too_much, large, lists, interrupt,
+        on_its_own_id, variables, asynchronous, within_a_loop, too_much, large, lists, interrupt,
     ]
     results = {}
     for check in CHECKS:
@@ -920,7 +961,16 @@ BEHAVIOURS = r"""
 
 NAMES = [
     *("chain", "dynamic", "shared", "copies", "types", "errors", "catching", "exits", "retries"),
-    *("resumes", "within", "on_its_own_id", "variables", "asynchronous", "too_much", "large"),
+    *(
+        "resumes",
+        "within",
+        "on_its_own_id",
+        "variables",
+        "asynchronous",
+        "within_a_loop",
+        "too_much",
+        "large",
+    ),
     *("lists", "interrupt"),
 ]
 

@@ -170,6 +170,30 @@ def test_an_option_that_cannot_be_used_is_named(options: dict[str, Any], said: s
         assert said in message_of(caught.value)
 
 
+@pytest.mark.usefixtures("home")
+def test_texts_and_numbers_that_cannot_be_stored_are_refused(run_id: str) -> None:
+    lone = "\udcff"  # half of a character
+    for metadata in ({"a": lone}, {lone: 1}, {"a": 2**100}):
+        with pytest.raises(InvalidOption, match=r"metadata=.* what JSON can hold"):
+            echo.options(metadata=metadata)
+        with pytest.raises(InvalidOption, match=r"metadata=.* what JSON can hold"):
+            echo.step(1).run(run_id, metadata=metadata)
+    for options in (
+        {"name": lone},
+        {"resources": {lone: 0}},
+        {"runtime_env": {"env_vars": {"A": lone}}},
+        {"max_retries": 2**64},
+        {"num_cpus": 10**400},
+        {"timeout_s": 10**400},
+    ):
+        with pytest.raises(InvalidOption, match=next(iter(options))):
+            echo.options(**options)
+    for call in (echo.step(1).run, workflow.get_status, workflow.resume):
+        with pytest.raises(ValueError, match="workflow id"):
+            call(lone)
+    assert echo.step(1).run(run_id) == 1
+
+
 def test_all_wrong_options_are_told_at_once() -> None:
     with pytest.raises(InvalidOption) as caught:
         echo.options(max_retry=3, num_cpus="many", name="fine")

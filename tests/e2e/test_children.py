@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from weftline.workers import children as children_module
 from weftline.workers import logs as logs_module
 from weftline.workers.children import Children
 from weftline.workers.orphans import end_orphans
+from weftline.workers.pool import MAX_CHILDREN
 from weftline.workers.slots import Slots
 
 Maker = Callable[..., Attempts]
@@ -101,8 +103,9 @@ def started(attempts: Attempts, function: Callable[..., Any], *args: Any, **opti
 def send_together(attempts: Attempts, made: list[Attempt]) -> None:
     """Send them to an idle child in one frame, however many an executor would send."""
     executor: Any = attempts.executor
-    lane = attempts.lane(made[0])
-    executor._send(executor._occupy(executor._kinds[lane].group), made)
+    kind = executor._lanes.kind_of(attempts.lane(made[0]))
+    [child] = executor._occupy(kind.group, (1, 0))
+    executor._send(child, made)
 
 
 # -- death --------------------------------------------------------------------------------------
@@ -353,7 +356,7 @@ def test_ready_attempts_are_spread_over_the_children(attempts: Attempts) -> None
     attempts.drive(first, *(attempts.make(first.call) for _ in range(200)))
     made = [attempts.make(first.call) for _ in range(4)]
     attempts.start(*made)
-    busy = [child for child in attempts.executor._children if child.outstanding]  # type: ignore[attr-defined]
+    busy = [child for child in attempts.executor._pool.children if child.outstanding]  # type: ignore[attr-defined]
     assert [len(child.outstanding) for child in busy] == [2, 2]
     attempts.wait_for(lambda found: done(found, *(one.key for one in made)))
 
@@ -362,7 +365,7 @@ def test_an_unknown_function_is_sent_one_at_a_time(attempts: Attempts) -> None:
     attempt = attempts.make(lambda: 1)
     assert attempts.executor.room(attempts.lane(attempt)) == 2
     long = Placement(num_cpus=0)
-    assert attempts.executor.room(attempts.lane(attempt, long)) == children_module.MAX_CHILDREN
+    assert attempts.executor.room(attempts.lane(attempt, long)) == MAX_CHILDREN
 
 
 def test_another_kind_of_attempts_gets_its_turn(make: Maker, gate: Gate) -> None:
@@ -402,6 +405,44 @@ def test_large_frames_both_ways_do_not_block(make: Maker) -> None:
         reports += [attempts.end_of(one) for one in made if one.key == report.key]
     values = [each.value for each in reports if isinstance(each, Succeeded)]
     assert values == [b'["inline","json","%b"]' % (b"y" * 30_000)] * len(made)
+
+
+def test_a_step_does_not_see_who_watches_over_it(make: Maker) -> None:
+    attempts = make(num_cpus=1)
+
+    def look() -> list[str]:
+        return [thread.name for thread in threading.enumerate()]
+
+    first = attempts.make(look)
+    made = [attempts.make(first.call) for _ in range(300)]
+    reports = attempts.drive(first, *made)
+    ends = [each for found in reports.values() for each in found if isinstance(each, Succeeded)]
+    assert {each.value for each in ends} == {b'["inline","json",["MainThread"]]'}
+    executor: Any = attempts.executor
+    [child] = executor._pool.children
+    assert len(os.listdir(f"/proc/{child.process.pid}/task")) == 2  # although there is somebody
+
+
+def test_a_steps_signal_handlers_are_called_in_time(make: Maker, gate: Gate) -> None:
+    attempts = make(num_cpus=1)
+
+    def wait_for_signal(path: str | None) -> str:
+        if path is None:
+            return ""
+        found = []
+        signal.signal(signal.SIGUSR1, lambda *_: found.append(threading.current_thread().name))
+        pass_gate(path, str(os.getpid()))
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        return str(found[0])
+
+    attempts.drive(*(attempts.make(wait_for_signal, None) for _ in range(100)))
+    attempt = started(attempts, wait_for_signal, gate.path)
+    [pid] = gate.wait_for()
+    os.kill(int(pid), signal.SIGUSR1)
+    gate.open()
+    reports = attempts.wait_for(lambda found: done(found, attempt.key))
+    assert isinstance(reports[-1], Succeeded), reports
+    assert decode(reports[-1].value, attempts.objects) == "MainThread"
 
 
 # -- killing ------------------------------------------------------------------------------------
@@ -605,6 +646,33 @@ def test_children_stay_warm_for_what_is_alike_and_make_way_for_the_rest(make: Ma
     # Four may stay: the ones used last.
     assert attempts.value_of(os.getpid, placement=placements[-1]) == others[-1]
     eventually(lambda: not attempts.executor.wait(0.0) and not is_alive(pids[0]), "it made way")
+
+
+def test_many_idle_children_become_few(
+    make: Maker, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children_module, "SURPLUS_AFTER_S", 0.0)
+    attempts = make(num_cpus=1)
+    nothing = Placement(num_cpus=0)
+    made = [attempts.make(pass_gate, gate.path, str(number)) for number in range(6)]
+    attempts.start(*made, placement=nothing)
+    gate.wait_for(6)
+    gate.open(6)
+    executor: Any = attempts.executor
+    attempts.wait_for(lambda reports: done(reports, *(one.key for one in made)))
+    eventually(lambda: not executor.wait(0.0) and len(executor._pool.children) == 4, "four stay")
+    assert attempts.value_of(lambda: 1, placement=nothing) == 1
+
+
+def test_a_gpu_is_not_kept_by_an_idle_child_of_another_sort(make: Maker) -> None:
+    attempts = make(num_cpus=8, num_gpus=2)
+    plain, other = Placement(num_gpus=1), Placement(num_gpus=1, env_vars=(("OTHER", "1"),))
+    first = attempts.value_of(os.getpid, placement=plain)
+    on_cpu = attempts.value_of(os.getpid)
+    assert attempts.value_of(os.getpid, placement=plain) == first
+    attempts.value_of(os.getpid, placement=other)
+    eventually(lambda: not attempts.executor.wait(0.0) and not is_alive(first), "it made way")
+    assert attempts.value_of(os.getpid) == on_cpu
 
 
 def test_a_child_finds_itself_where_the_run_was_submitted(make: Maker, tmp_path: Path) -> None:

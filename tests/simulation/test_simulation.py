@@ -30,6 +30,7 @@ TROUBLES = {
     "commit takes a second", "commit unknown: not written", "commit unknown: written",
     "crash after a commit", "crash before a commit", "crash while attempts are started",
     "engine crashed", "environment refused", "failed", "given back", "given back after a kill",
+    "given back after it was started",
     "gone: refused", "gone: stopped", "let go", "outcome for a dead engine", "outcome lost",
     "no room for a result", "process died", "read fails", "rejoin", "report to nobody",
     "report told twice",

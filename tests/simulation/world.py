@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from heapq import heappop, heappush
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -110,6 +111,7 @@ class Troubles:
     duplicate: float = 0.04
     printed: float = 0.02
     refused: float = 0.001
+    given_back_late: float = 0.01
     slow_step: float = 0.1
 
 
@@ -190,6 +192,10 @@ class Audit:
         shadow.news_at = self._world.now
         for entry in change.entries:
             self._recorded(shadow, entry)
+        for entry, following in pairwise(change.entries):
+            is_at_once = following.kind == "RunResumed" and following.at == entry.at
+            is_over = entry.kind in ("Quarantined", "RunFinished")
+            self.check(not (is_at_once and is_over), "a run was resumed that had just ended")
         run, summary = shadow.run, change.summary
         follows = None if is_torn else run.settle()
         self.check(follows is None, f"{follows} was not written with its cause")
@@ -576,6 +582,10 @@ class SimExecutor:
             world.count("given back")
             is_executed = False
             after(length / 2, lambda: GivenBack(key=key))
+        elif world.chance("given_back_late"):
+            world.count("given back after it was started")
+            length, is_executed = 0.1 + length, False
+            after(length, lambda: GivenBack(key=key))
         else:
             is_failing = shadow.fails[attempt.step] < node.fails
             if is_failing and node.mode == "timeout":

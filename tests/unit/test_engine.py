@@ -636,6 +636,24 @@ def test_letting_a_run_go_waits_for_the_commit_under_way(desk: Desk) -> None:
     assert row.last_seq == 2
 
 
+def test_a_retry_that_is_due_while_its_run_is_being_written_starts_after_that(desk: Desk) -> None:
+    retried = step("a", tries=2, retry_delay_s=1.0)
+    desk.submit("r", step("sum", 1, 2, 3), retried, step("b"), step("c"))
+    desk.fail("a")
+    desk.slow_commits()
+    desk.succeed("b")
+    assert desk.committer.batch is not None
+    desk.clock.now += 2.0
+    desk.turn()
+    assert desk.under_way() == ["c"]
+    desk.committer.finish()
+    desk.turn()
+    if desk.committer.batch is not None:
+        desk.committer.finish()
+        desk.turn()
+    assert sorted(desk.under_way()) == ["a", "c"]
+
+
 # -- lanes --------------------------------------------------------------------------------------
 
 

@@ -1,9 +1,11 @@
 """The options of a step: what may be asked for, checked the moment it is written."""
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+import msgspec
 from msgspec import Struct
 
 from weftline.core.policy import Placement, Policy
@@ -73,22 +75,23 @@ class Options(Struct, frozen=True, kw_only=True):
             raise InvalidOption("; ".join(found))
         policy, placement = self.policy, self.placement
         resources, env_vars = dict(placement.resources), dict(placement.env_vars)
-        resources.update(given.get("resources") or {})
-        env_vars.update((given.get("runtime_env") or {}).get("env_vars", {}))
-        metadata = dict(self.metadata or {}) | dict(given.get("metadata") or {})
+        resources.update(_plain(given.get("resources") or {}))
+        env_vars.update(_plain((given.get("runtime_env") or {}).get("env_vars", {})))
+        metadata = (self.metadata or {}) | plain_metadata(given.get("metadata") or {})
+        timeout_s = given.get("timeout_s", policy.timeout_s)
         retry_on = self.retry_on
         if "retry_on" in given:
             classes = given["retry_on"]
             retry_on = (classes,) if isinstance(classes, type) else tuple(classes or ())
         return Options(
-            name=given.get("name", self.name),
+            name=_plain_text(given.get("name", self.name)),
             policy=Policy(
-                tries=given.get("max_retries", policy.tries),
+                tries=int(given.get("max_retries", policy.tries)),
                 retry_delay_s=float(given.get("retry_delay_s", policy.retry_delay_s)),
                 retry_backoff=float(given.get("retry_backoff", policy.retry_backoff)),
                 retry_jitter=float(given.get("retry_jitter", policy.retry_jitter)),
                 retry_selected=bool(retry_on),
-                timeout_s=given.get("timeout_s", policy.timeout_s),
+                timeout_s=None if timeout_s is None else float(timeout_s),
                 catch=given.get("catch_exceptions", policy.catch),
             ),
             placement=Placement(
@@ -118,9 +121,10 @@ def problems_of(given: Mapping[str, Any]) -> list[str]:
 def _problem(name: str, value: Any) -> str | None:
     match name:
         case "name":
-            return None if isinstance(value, str) and value else "must be a non-empty string"
+            return None if is_text(value) and value else "must be a non-empty string"
         case "max_retries":
-            is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            is_count = isinstance(value, int) and not isinstance(value, bool)
+            is_count = is_count and 1 <= value < 2**63
             return None if is_count else "must be a whole number, at least 1: it counts all tries"
         case "num_returns":
             return None if value == 1 else "must be 1: a step has one result (it may be a tuple)"
@@ -137,7 +141,7 @@ def _problem(name: str, value: Any) -> str | None:
             return None if _is_number(value) and value >= 1 else "must be a number, at least 1"
         case "resources":
             is_map = isinstance(value, dict) and all(
-                isinstance(key, str) and _is_number(amount) for key, amount in value.items()
+                is_text(key) and _is_number(amount) for key, amount in value.items()
             )
             return None if is_map else "must be a dict of names and numbers, at least 0"
         case "runtime_env":
@@ -160,7 +164,7 @@ def _problem_of_runtime_env(value: Any) -> str | None:
         return f"has {names}, which is not supported: only 'env_vars' is"
     env_vars = value.get("env_vars", {})
     is_map = isinstance(env_vars, dict) and all(
-        isinstance(k, str) and isinstance(v, str) and k and "=" not in k and "\0" not in k + v
+        is_text(k) and is_text(v) and k and "=" not in k and "\0" not in k + v
         for k, v in env_vars.items()
     )
     return None if is_map else "must have a dict of strings as 'env_vars'"
@@ -171,12 +175,36 @@ def problem_of_metadata(value: Any) -> str | None:
     if not isinstance(value, dict):
         return "must be a dict"
     try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
+        # What Python calls JSON is more than what is stored: no lone surrogates, no huge numbers.
+        msgspec.msgpack.encode(plain_metadata(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         return f"must hold only what JSON can hold: {error}"
     return None
 
 
+def plain_metadata(value: dict[str, Any]) -> dict[str, Any]:
+    """The metadata as it comes back from JSON: keys are texts, tuples are lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    return plain
+
+
+def _plain(texts: Mapping[str, Any]) -> dict[Any, Any]:
+    return {_plain_text(key): _plain_text(value) for key, value in texts.items()}
+
+
+def _plain_text(value: Any) -> Any:
+    """A string as such, also of a subclass like StrEnum; anything else as it is."""
+    return str.__str__(value) if isinstance(value, str) else value
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a string that can be stored: one without lone surrogates."""
+    try:
+        return isinstance(value, str) and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
+
+
 def _is_number(value: Any) -> bool:
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and 0 <= value < float("inf")
+    return is_real and 0 <= value <= sys.float_info.max

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from weftline.authoring.options import Options
+from weftline.authoring.options import Options, plain_metadata
 from weftline.code.functions import dump_function
 from weftline.codecs.arguments import capture_arguments, current_capture
 from weftline.codecs.values import encode
@@ -195,7 +195,9 @@ def to_workflow(
 ) -> tuple[Workflow, tuple[str, ...], tuple[str, ...]]:
     """The composition as a core workflow, the objects it needs, and what to warn of."""
     lowered = lower(output, objects)
-    workflow = Workflow(name=output._name, graph=lowered.graph, metadata=metadata or {})
+    workflow = Workflow(
+        name=output._name, graph=lowered.graph, metadata=plain_metadata(metadata or {})
+    )
     return workflow, lowered.objects, lowered.warnings
 
 

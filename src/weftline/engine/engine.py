@@ -8,6 +8,7 @@ nothing else is at hand, or when the oldest unwritten fact is 5 ms old.
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import Enum, auto
 from errno import ENOSPC
 from heapq import heappop, heappush
@@ -150,6 +151,7 @@ class Engine:
         self._aside_count = 0
         self._commands: deque[Callable[[], None]] = deque()
         self._is_stopping = False
+        self._broken: WeftlineError | None = None
 
     # -- what other threads may call ------------------------------------------------------------
 
@@ -205,12 +207,19 @@ class Engine:
         active = self._runs.get(run_id)
         return None if active is None else active.run.is_open
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the loop itself failed: nothing is driven here any more."""
+        return self._broken is not None
+
     def stop(self) -> None:
         """Let every run go and end; `run_forever` returns soon after."""
         self._put(self._stop)
 
     def _put(self, command: Callable[[], None]) -> None:
         self._commands.append(command)
+        if self._broken is not None:  # nobody will take it, unless it was the last to be taken
+            raise self._broken
         self._executor.wake()
 
     # -- the loop -------------------------------------------------------------------------------
@@ -221,9 +230,13 @@ class Engine:
             while not self._is_stopping:
                 self.turn()
         except BaseException as error:
-            broken = WeftlineError(f"the engine failed: {type(error).__name__}: {error}")
+            self._broken = WeftlineError(f"the engine failed: {type(error).__name__}: {error}")
+            while self._commands:  # their runs are to be told as well
+                with suppress(Exception):
+                    self._commands.popleft()()
             for active in self._runs.values():
-                active.tell(Gone(broken))
+                active.tell(Gone(self._broken))
+            self._runs.clear()
             raise
 
     def turn(self) -> None:
@@ -718,10 +731,11 @@ class Engine:
             for event in active.run.due(now):
                 self._record(active, event)
             run = active.run
-            if run.ready and not self._has_unwritten(active):
+            if run.ready and self._has_unwritten(active):
+                self._note_unwritten(active)  # others in the list must wait until that is durable
+            elif run.ready:
                 ready, run.ready = run.ready, deque()
                 self._queue_ready(active, ready)
-            # Else they wait for the commit of what is unwritten, as others in the list must.
             self._set_timer(active)
 
     # -- commands -------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ from weftline.ports import ObjectStore
 from weftline.wire import Call, Outcome, Raised, Returned, ReturnedSteps, Unstored, pack_error
 
 
+_TEXT_LENGTH = 4096
+
+
 class Current(NamedTuple):
     """The attempt that is being carried out. The key is the same for all attempts of a step."""
 
@@ -95,7 +98,15 @@ def _packed(result: Any, call: Call, started_at: float, objects: ObjectStore) ->
 def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
     import asyncio  # 60 ms that most children never need
 
-    return asyncio.run(coroutine)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    # Inline, and called from within a loop, as in every notebook: that one cannot be waited for.
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(copy_context().run, asyncio.run, coroutine).result()
 
 
 def _raised(error: BaseException, call: Call, started_at: float, objects: ObjectStore) -> Raised:
@@ -105,12 +116,14 @@ def _raised(error: BaseException, call: Call, started_at: float, objects: Object
 
 
 def _told(error: BaseException, objects: ObjectStore) -> tuple[Error, tuple[str, ...]]:
-    """The error as it is recorded, and the objects it needs; also when telling it fails."""
+    """The error as it is recorded, and the objects it needs; also when it cannot be stored."""
     try:
         told, names = encode_error(error, objects, skip_frames_of=_own_files())
     except Exception as problem:
-        text = f"(what it says cannot be told: {type(problem).__name__}: {problem})"
-        return Error(type(error).__qualname__, text), ()
+        kind = type(error)
+        module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+        text = f"{str(error)[:_TEXT_LENGTH]} (the exception could not be stored: {problem})"
+        return Error(f"{module}{kind.__qualname__}", text), ()
     if isinstance(error, Exception):
         return told, names
     # SystemExit, KeyboardInterrupt: raised again in a driver, they would end it.

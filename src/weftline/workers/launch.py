@@ -53,8 +53,12 @@ class Process:
         self._is_reaped = False
         self._partial = bytearray()
         self._unsent: deque[memoryview] = deque()
-        self.socket, theirs = socket.socketpair()
         page_fd = os.memfd_create("weftline-page")
+        try:
+            self.socket, theirs = socket.socketpair()
+        except BaseException:
+            os.close(page_fd)
+            raise
         sources: list[int] = []
         try:
             os.ftruncate(page_fd, PAGE_BYTES)
