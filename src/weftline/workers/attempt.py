@@ -18,7 +18,6 @@ from weftline.errors import StorageFull
 from weftline.ports import ObjectStore
 from weftline.wire import Call, Outcome, Raised, Returned, ReturnedSteps, Unstored, pack_error
 
-
 _TEXT_LENGTH = 4096
 
 
@@ -122,7 +121,11 @@ def _told(error: BaseException, objects: ObjectStore) -> tuple[Error, tuple[str,
     except Exception as problem:
         kind = type(error)
         module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-        text = f"{str(error)[:_TEXT_LENGTH]} (the exception could not be stored: {problem})"
+        try:
+            said = str(error)[:_TEXT_LENGTH]
+        except Exception:
+            said = ""
+        text = f"{said} (the exception could not be stored: {problem})"
         return Error(f"{module}{kind.__qualname__}", text), ()
     if isinstance(error, Exception):
         return told, names
