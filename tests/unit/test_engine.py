@@ -816,6 +816,42 @@ def test_a_run_whose_id_is_taken_is_refused_and_says_so(desk: Desk) -> None:
     assert desk.under_way() == ["a"]
 
 
+def test_a_refused_submission_writes_nothing_into_the_run_whose_id_it_wanted(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    second = Desk(desk.journal, "e2")
+    second.submit("other", step("b"))
+    second.slow_commits()
+    second.submit("r", step("c"))
+    assert second.committer.batch is not None
+    second.engine.cancel("r")
+    second.turn()
+    second.committer.finish()
+    second.turn()
+    assert "in use already" in str(second.gone("r")[0])
+    second.succeed("b")
+    if second.committer.batch is not None:
+        second.committer.finish()
+        second.turn()
+    assert desk.journal.kinds("r") == ["RunSubmitted"]
+    assert desk.status("r", "a") is StepStatus.READY
+
+
+def test_a_run_whose_adoption_was_never_written_is_not_released(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    second = Desk(desk.journal, "e2")
+    desk.journal.is_full = True
+    second.adopt("r")
+    second.engine.let_go("r", lambda: None)
+    second.turn()
+    desk.journal.is_full = False
+    second.clock.now += 5.0
+    second.turn()
+    row = desk.journal.row("r")
+    assert (row.summary.status, row.engine, row.epoch) == (RunStatus.RUNNING, "e1", 1)
+    desk.succeed("a")
+    assert desk.ended("r")[0].status is RunStatus.SUCCESSFUL
+
+
 def test_a_run_that_somebody_else_took_is_dropped_and_its_attempts_killed(desk: Desk) -> None:
     desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
     desk.submit("other", step("c"))
@@ -1191,6 +1227,39 @@ def test_a_run_that_was_lost_to_another_engine_in_a_doubtful_commit_is_dropped(
     assert "taken over" in str(desk.gone("r")[0])
     assert desk.gone("other") == []
     assert desk.under_way() == ["top"]
+
+
+def test_a_refused_adoption_in_a_doubtful_commit_that_was_written_costs_no_other_run(
+    desk: Desk,
+) -> None:
+    desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
+    second = Desk(desk.journal, "e2")
+    second.submit("other", step("top", 1), step("c"))
+    recorded = read_run(desk.journal, "r")
+    desk.succeed("a")  # the run has grown since it was read, in the same epoch
+    desk.journal.troubles = ["unknown, written"]
+    second.engine.adopt(recorded, second.hear("r"))
+    second.succeed("c")
+    second.clock.now += 1.0
+    second.turn()
+    assert isinstance(second.gone("r")[0], WorkflowRunningError)
+    assert second.gone("other") == []
+    assert second.under_way() == ["top"]
+
+
+def test_a_doubtful_submission_of_an_id_that_this_engine_used_before_is_refused(
+    desk: Desk,
+) -> None:
+    desk.submit("r", step("a"))
+    desk.succeed("a")
+    desk.clock.now += 1.0
+    desk.journal.troubles = ["unknown, written"]
+    desk.submit("r", step("b"))
+    desk.clock.now += 1.0
+    desk.turn()
+    assert "in use already" in str(desk.gone("r")[0])
+    assert desk.under_way() == []
+    assert desk.journal.kinds("r") == ["RunSubmitted", "StepSucceeded", "RunFinished"]
 
 
 def test_a_doubt_about_a_commit_without_events_is_no_trouble(desk: Desk) -> None:
