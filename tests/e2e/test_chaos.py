@@ -40,7 +40,8 @@ def grow(n, pause):
 @workflow.step
 def spread(n):
     trace(workflow.current().step)
-    return join.step([grow.options(name=f"part-{i}").step(n + i, 0.002 * (i % 3)) for i in range(20)])
+    parts = [grow.options(name=f"part-{i}").step(n + i, 0.002 * (i % 3)) for i in range(20)]
+    return join.step(parts)
 
 @workflow.step
 def join(parts):
