@@ -729,7 +729,7 @@ def test_an_id_of_a_subclass_of_str_is_its_text() -> None:
 
 
 def test_metadata_comes_back_as_json_has_it(run_id: str) -> None:
-    given = {1: (2, 3), None: {"deep": [True]}}
+    given: dict[Any, Any] = {1: (2, 3), None: {"deep": [True]}}
     plus_one.options(name="one", metadata=given).step(1).run(run_id, metadata=given)
     for name in (None, "one"):
         found = workflow.get_metadata(run_id, name)["user_metadata"]

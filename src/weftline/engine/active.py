@@ -85,6 +85,7 @@ class ActiveRun:
         "forward",
         "graphs",
         "is_new",
+        "is_owned",
         "is_queued",
         "last_seq",
         "listeners",
@@ -104,6 +105,7 @@ class ActiveRun:
         self.epoch = epoch  # as stored
         self.last_seq = seq
         self.is_new = False
+        self.is_owned = False  # as the journal has it
         self.takes = False
         self.stored = Summary(status=RunStatus.RUNNING, steps=0, succeeded=0)  # as last written
         self.is_queued = False  # in the engine's list of runs with something to write

@@ -574,9 +574,11 @@ class Engine:
         record = found[0]
         is_ours = record.engine == self.engine_id
         if change.creation:
-            return Fate.WRITTEN if is_ours else Fate.REFUSED
+            is_it = is_ours and record.creation == change.creation
+            return Fate.WRITTEN if is_it else Fate.REFUSED
         if change.takes and record.epoch == change.epoch:
-            return Fate.UNWRITTEN
+            is_next = record.last_seq == change.entries[0].seq - 1
+            return Fate.UNWRITTEN if is_next else Fate.REFUSED
         if record.epoch != change.epoch + change.takes or not is_ours:
             return Fate.REFUSED
         return Fate.WRITTEN if record.last_seq >= last_seq else Fate.UNWRITTEN
@@ -585,6 +587,7 @@ class Engine:
         active = part.active
         active.epoch += part.change.takes
         active.stored = part.change.summary
+        active.is_owned = True
         if active.wants_events:
             active.tell(Committed(part.events))
         run = active.run
@@ -626,6 +629,9 @@ class Engine:
     def _forget(self, active: ActiveRun) -> None:
         if self._runs.get(active.run_id) is active:
             del self._runs[active.run_id]
+        if active.is_queued:  # what it did since the last commit is done again by its next owner
+            active.is_queued = False
+            self._unwritten.remove(active)
         keys = set(active.attempts.values())
         active.attempts.clear()
         self._kill(keys)
@@ -817,11 +823,9 @@ class Engine:
         if active is None:
             return
         self._forget(active)
-        if active.is_queued:  # what it did since the last commit is done again by its next owner
-            self._unwritten.remove(active)
         if error is not None:
             active.tell(Gone(error))
-        if active.is_new or run_id in in_doubt:
+        if not active.is_owned or run_id in in_doubt:
             return
         summary = active.stored
         if summary.status in (RunStatus.RUNNING, RunStatus.PAUSED):
