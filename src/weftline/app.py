@@ -24,7 +24,7 @@ from weftline.codecs.values import decode
 from weftline.config import Settings, load_settings
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus
-from weftline.core.graph import differences, encode_pages
+from weftline.core.graph import Pages, differences
 from weftline.core.run import Run, StepState
 from weftline.core.values import Error
 from weftline.core.workflow import Workflow
@@ -96,7 +96,7 @@ class App:
 
         The drive raises WorkflowRunningError when the id is taken.
         """
-        graph_hash, pages = encode_pages(workflow.graph.steps)
+        pages = Pages(workflow.graph.steps)
         submission = Submission(
             run_id=run_id,
             creation=Creation(
@@ -106,7 +106,7 @@ class App:
                 metadata=workflow.metadata,
             ),
             graph=workflow.graph,
-            graph_hash=graph_hash,
+            graph_hash=pages.hash(),
             pages=pages,
             objects=objects,
             warnings=warned,

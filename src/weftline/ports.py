@@ -130,11 +130,12 @@ class Batch(Struct, kw_only=True):
     """Everything that happened in all runs since the last commit.
 
     `graphs` are stored before they are named, in pages, by content hash; one that is there
-    already is left alone. `objects` says which run holds which object.
+    already is left alone. Pages may be iterated over again. `objects` says which run holds which
+    object.
     """
 
     changes: list[RunChange]
-    graphs: list[tuple[str, list[bytes]]] = []
+    graphs: Sequence[tuple[str, Iterable[bytes]]] = ()
     objects: list[tuple[str, str]] = []
 
 

@@ -178,11 +178,11 @@ class Scripts:
 
     def close(self) -> None:
         for process in self._started:
-            was_running = process.poll() is None
+            is_well = process.poll() == 0
             process.kill()
             said = process.communicate()
-            if was_running:
-                print(*said)  # the test has failed: this may tell why
+            if not is_well:
+                print(*said)  # in case the test has failed: this may tell why
 
 
 _PRELUDE = "\n".join(

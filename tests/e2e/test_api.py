@@ -825,7 +825,12 @@ def test_a_sibling_of_a_failed_step_is_recorded_when_it_ends(
     gate.open(2)
     with pytest.raises(Flaky):
         run.result(PATIENCE_S)
-    assert workflow.get_output(run_id, name="sibling").result(PATIENCE_S) == "recorded"
+
+    def is_recorded() -> bool:
+        return str(workflow.get_metadata(run_id, "sibling")["status"]) == "SUCCESSFUL"
+
+    eventually(is_recorded, "the sibling is recorded")
+    assert workflow.get_output(run_id, name="sibling").result() == "recorded"
     assert workflow.get_status(run_id) == "FAILED"
     assert notes(counter) == ["sibling"]
 

@@ -555,6 +555,16 @@ def test_lines_are_passed_on_as_they_come(attempts: Attempts, gate: Gate) -> Non
     assert isinstance(rest[-1], Succeeded)  # what it printed comes before its end
 
 
+def test_a_step_may_close_its_output(attempts: Attempts) -> None:
+    def close() -> str:
+        os.close(1)
+        sys.stderr.close()
+        return "fine"
+
+    assert attempts.value_of(close) == "fine"
+    assert attempts.value_of(lambda: "next") == "next"
+
+
 def test_what_a_lost_attempt_printed_is_passed_on(attempts: Attempts) -> None:
     def talk() -> None:
         print("last words")
@@ -662,6 +672,23 @@ def test_many_idle_children_become_few(
     attempts.wait_for(lambda reports: done(reports, *(one.key for one in made)))
     eventually(lambda: not executor.wait(0.0) and len(executor._pool.children) == 4, "four stay")
     assert attempts.value_of(lambda: 1, placement=nothing) == 1
+
+
+def test_a_child_that_does_not_come_to_its_end_is_ended(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children_module, "EXIT_WITHIN_S", 0.1)
+    attempts = make(num_cpus=1)
+
+    def leave_a_thread() -> int:
+        threading.Thread(target=threading.Event().wait).start()
+        return os.getpid()
+
+    pid = attempts.value_of(leave_a_thread)
+    for number in range(4):
+        placement = Placement(env_vars=(("NUMBER", str(number)),))
+        attempts.value_of(os.getpid, placement=placement)
+    eventually(lambda: not attempts.executor.wait(0.0) and not is_alive(pid), "it was ended")
 
 
 def test_a_gpu_is_not_kept_by_an_idle_child_of_another_sort(make: Maker) -> None:

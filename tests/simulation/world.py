@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from heapq import heappop, heappush
-from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -192,10 +191,10 @@ class Audit:
         shadow.news_at = self._world.now
         for entry in change.entries:
             self._recorded(shadow, entry)
-        for entry, following in pairwise(change.entries):
-            is_at_once = following.kind == "RunResumed" and following.at == entry.at
-            is_over = entry.kind in ("Quarantined", "RunFinished")
-            self.check(not (is_at_once and is_over), "a run was resumed that had just ended")
+        kinds = [entry.kind for entry in change.entries]
+        for at in range(len(kinds) - 2):
+            is_undone = kinds[at : at + 3] == ["RunAdopted", "Quarantined", "RunResumed"]
+            self.check(not is_undone, "a quarantine was lifted as soon as it began")
         run, summary = shadow.run, change.summary
         follows = None if is_torn else run.settle()
         self.check(follows is None, f"{follows} was not written with its cause")

@@ -44,7 +44,8 @@ def load_result(app: App, run_id: str, step: str | None = None) -> Loaded:
 
 def _source_of(run: Run, step: str | None) -> int | None:
     """The step in which the value was made: steps that return steps take theirs from those."""
-    found: int | list[int] = run.names[step] if step is not None else run.scopes[0].output
+    named = None if step is None else run.find_step(step)
+    found: int | list[int] = run.scopes[0].output if named is None else named.number
     while not isinstance(found, list) and (opened := run.steps[found].opened) is not None:
         found = run.scopes[opened].output
     return None if isinstance(found, list) else found

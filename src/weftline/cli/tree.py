@@ -28,6 +28,7 @@ from weftline.core.events import (
     WaitEnded,
 )
 from weftline.core.graph import Graph, Step
+from weftline.core.names import Names, with_suffix
 from weftline.core.run import Run, StepState, StepStatus
 
 # Where a step stands; also the position of its count in a group.
@@ -143,8 +144,7 @@ class Tree:
         self._started: dict[int, float] = {}
         self._attempts: dict[int, int] = {}  # of steps that needed more than one
         self._catching: set[int] = set()
-        self._taken: dict[str, int] = {}
-        """Names in use, each with the number of its latest suffix."""
+        self._names = Names()
 
     @classmethod
     def of(cls, run: Run) -> "Tree":
@@ -250,7 +250,7 @@ class Tree:
         self._scopes[owner] = scope
         steps = graph.steps
         for number, step in enumerate(steps, first):
-            self.names.append(self._unique(step.name))
+            self.names.append(with_suffix(step.name, self._names.add(step.name, number)))
             if step.policy.catch:
                 self._catching.add(number)
         self.states.extend(bytes(len(steps)))
@@ -298,17 +298,6 @@ class Tree:
             group = parent.children[name, level] = Group(len(self.groups), name, parent)
             self.groups.append(group)
         return group
-
-    def _unique(self, name: str) -> str:
-        if name not in self._taken:
-            self._taken[name] = 0
-            return name
-        number = self._taken[name] + 1
-        while (unique := f"{name}_{number}") in self._taken:
-            number += 1
-        self._taken[name] = number
-        self._taken[unique] = 0
-        return unique
 
     def _is_ended(self, step: int) -> bool:
         return self.states[step] >= DONE

@@ -7,7 +7,7 @@ from msgspec import Struct
 from weftline.core.values import Object
 
 
-class PythonCall(Struct, frozen=True, tag="python", omit_defaults=True):
+class PythonCall(Struct, frozen=True, tag="python", omit_defaults=True, gc=False):
     """Call a Python function.
 
     `function` names the stored function. `arguments` is one pickled (args, kwargs) with numbered

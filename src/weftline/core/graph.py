@@ -36,7 +36,7 @@ Input = int | list[int] | OptionalInput
 by their position in the graph."""
 
 
-class Step(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Step(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One node: what to do, with what, where, and how hard to try."""
 
     name: str
@@ -152,16 +152,31 @@ _page_encoder = msgspec.msgpack.Encoder()
 _page_decoder: msgspec.msgpack.Decoder[list[Step]] = msgspec.msgpack.Decoder(list[Step])
 
 
+class Pages:
+    """Steps as pages, which are made whenever they are asked for: kept, they would take as much
+    memory again as the steps."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self._steps = steps
+
+    def __iter__(self) -> Iterator[bytes]:
+        for start in range(0, len(self._steps), PAGE_STEPS):
+            yield _page_encoder.encode(self._steps[start : start + PAGE_STEPS])
+
+    def hash(self) -> str:
+        """The hash of the content, which names the graph."""
+        digest = sha256()
+        for page in self:
+            digest.update(page)
+        return digest.hexdigest()
+
+
 def encode_pages(steps: Sequence[Step]) -> tuple[str, list[bytes]]:
     """The content hash of the steps, and their pages as they are stored and sent."""
-    pages = [
-        _page_encoder.encode(steps[start : start + PAGE_STEPS])
-        for start in range(0, len(steps), PAGE_STEPS)
-    ]
-    digest = sha256()
-    for page in pages:
-        digest.update(page)
-    return digest.hexdigest(), pages
+    pages = Pages(steps)
+    return pages.hash(), list(pages)
 
 
 def decode_pages(pages: Iterable[bytes]) -> list[Step]:

@@ -38,6 +38,7 @@ from weftline.core.events import (
     WaitEnded,
 )
 from weftline.core.graph import Graph, Join, OptionalInput, Step
+from weftline.core.names import Names, with_suffix
 from weftline.core.values import Error, Packed, pack_caught, pack_inline, pack_list
 from weftline.errors import ImpossibleEvent
 
@@ -80,7 +81,6 @@ class StepState:
         "joined",
         "lacks",
         "losses",
-        "name",
         "number",
         "opened",
         "returned_at",
@@ -88,13 +88,14 @@ class StepState:
         "spec",
         "started_at",
         "status",
+        "suffix",
         "tries",
         "value",
         "waiting_on",
     )
 
-    def __init__(self, number: int, name: str, spec: Step, scope: int) -> None:
-        self.number, self.name, self.spec, self.scope = number, name, spec, scope
+    def __init__(self, number: int, suffix: int, spec: Step, scope: int) -> None:
+        self.number, self.suffix, self.spec, self.scope = number, suffix, spec, scope
         self.status = WAITING
         self.waiting_on = 0  # edges from steps that have not ended
         self.dependents: list[int] | None = None  # one entry an edge
@@ -111,6 +112,11 @@ class StepState:
         self.ended_at: float | None = None
         self.opened: int | None = None  # the scope this step returned
         self.returned_at: float | None = None  # and when it did
+
+    @property
+    def name(self) -> str:
+        """The step's own name within the run."""
+        return with_suffix(self.spec.name, self.suffix)
 
     @property
     def is_ended(self) -> bool:
@@ -175,7 +181,6 @@ class Run:
     def __init__(self) -> None:
         self.steps: list[StepState] = []
         self.scopes: list[Scope] = []
-        self.names: dict[str, int] = {}
         self.ready: deque[int] = deque()
         """Steps that became READY and that nobody has taken from here yet."""
         self.undecided: deque[int] = deque()
@@ -199,7 +204,7 @@ class Run:
         self.ended_at: float | None = None
         self.warnings: list[str] = []
         self._open_failures: list[int] = []
-        self._suffixes: dict[str, int] = {}
+        self._names = Names()
         self._due: deque[Event] = deque()
         self._later: list[tuple[float, int]] = []
 
@@ -238,9 +243,14 @@ class Run:
             return False
         return self.scopes[self.scopes[step.opened].head].delivered
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all steps, in order."""
+        return [step.name for step in self.steps]
+
     def find_step(self, name: str) -> StepState | None:
         """The step of this name, if the run has one (yet)."""
-        number = self.names.get(name)
+        number = self._names.find(name)
         return None if number is None else self.steps[number]
 
     def value_of(self, number: int) -> Packed | None:
@@ -568,15 +578,6 @@ class Run:
         else:
             self._make_ready(step)
 
-    def _unique(self, name: str) -> str:
-        if name not in self.names:
-            return name
-        count = self._suffixes.get(name, 0) + 1
-        while (unique := f"{name}_{count}") in self.names:
-            count += 1
-        self._suffixes[name] = count
-        return unique
-
     def _open_scope(self, owner: StepState | None, graph: Graph) -> None:
         first, number = len(self.steps), len(self.scopes)
         scope = Scope(None if owner is None else owner.number, first, graph)
@@ -601,9 +602,7 @@ class Run:
         self.unfinished += len(graph.steps)
         steps = self.steps
         for position, spec in enumerate(graph.steps, first):
-            name = self._unique(spec.name)
-            self.names[name] = position
-            steps.append(StepState(position, name, spec, number))
+            steps.append(StepState(position, self._names.add(spec.name, position), spec, number))
         for step in steps[first:]:
             for source in step.spec.upstream():
                 upstream = steps[first + source]

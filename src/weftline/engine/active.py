@@ -1,7 +1,7 @@
 """A run that this engine owns: its state, what is not written yet, and who listens."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -58,13 +58,13 @@ Listener = Callable[[News], None]
 
 
 class Submission(Struct, kw_only=True):
-    """A new run. `pages` and `graph_hash` are the graph as `encode_pages` gives it."""
+    """A new run. `graph_hash` and `pages` are its graph's; the pages can be iterated over again."""
 
     run_id: str
     creation: Creation
     graph: Graph
     graph_hash: str
-    pages: list[bytes]
+    pages: Iterable[bytes]
     objects: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -110,7 +110,7 @@ class ActiveRun:
         self.stored = Summary(status=RunStatus.RUNNING, steps=0, succeeded=0)  # as last written
         self.is_queued = False  # in the engine's list of runs with something to write
         self.entries: list[Entry] = []
-        self.graphs: list[tuple[str, list[bytes]]] = []
+        self.graphs: list[tuple[str, Iterable[bytes]]] = []
         self.objects: list[str] = []
         self.attempts: dict[int, int] = {}  # step number -> key of the attempt under way
         self.starved: dict[int, float] = {}  # steps whose result finds no room, and since when

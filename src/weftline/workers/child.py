@@ -131,7 +131,8 @@ class _Worker:
         self._unsent_since = 0.0
         self._averages: dict[str, float] = {}
         self._out, self._err = sys.stdout, sys.stderr
-        # Held to send, and to change from running to idle and back.
+        self._ends = 0, 0  # of what was written to stdout and stderr so far
+        # Held to send, to add to what is sent, and to change from running to idle and back.
         self._mutex = allocate_lock()
         self._is_idle = True
         self._frame_begun = 0.0
@@ -163,8 +164,7 @@ class _Worker:
         return bool(frames)
 
     def _take(self, frames: list[Work]) -> None:
-        out_end, err_end = os.lseek(1, 0, os.SEEK_END), os.lseek(2, 0, os.SEEK_END)
-        self._ends = out_end, err_end
+        self._ends = _output_ends(self._ends)
         with self._mutex:
             self._frame_begun = monotonic()
             self._is_idle = False
@@ -197,12 +197,13 @@ class _Worker:
             is_first = average == UNKNOWN_S
             self._averages[name] = took if is_first else average + (took - average) * 0.2
         self._note_output(outcome)
-        if not self._unsent:
-            self._unsent_since = ended
-        self._unsent.append(outcome)
-        # With nothing left to do they are sent, too, before the next calls are waited for.
-        if len(self._unsent) >= MAX_UNSENT or ended - self._unsent_since >= MAX_UNSENT_AGE_S:
-            self._flush()
+        with self._mutex:
+            if not self._unsent:
+                self._unsent_since = ended
+            self._unsent.append(outcome)
+            # With nothing left to do they are sent, too, before the next calls are waited for.
+            if len(self._unsent) >= MAX_UNSENT or ended - self._unsent_since >= MAX_UNSENT_AGE_S:
+                self._send_unsent()
 
     def _note_output(self, outcome: Outcome) -> None:
         if sys.stdout is not self._out or sys.stderr is not self._err:
@@ -211,10 +212,11 @@ class _Worker:
             sys.stdout, sys.stderr = self._out, self._err
         _flush(self._out)
         _flush(self._err)
-        ends = os.lseek(1, 0, os.SEEK_END), os.lseek(2, 0, os.SEEK_END)
+        ends = _output_ends(self._ends)
         if ends != self._ends:
             starts, self._ends = self._ends, ends
-            outcome.log = LogRange(self._name, starts[0], ends[0], starts[1], ends[1])
+            if starts[0] <= ends[0] and starts[1] <= ends[1]:
+                outcome.log = LogRange(self._name, starts[0], ends[0], starts[1], ends[1])
 
     # -- sending --------------------------------------------------------------------------------
 
@@ -352,6 +354,14 @@ class _Channel:
         poll = select.poll()
         poll.register(CHANNEL_FD, select.POLLIN)
         poll.poll()
+
+
+def _output_ends(before: tuple[int, int]) -> tuple[int, int]:
+    """How far the files of stdout and stderr reach."""
+    try:
+        return os.lseek(1, 0, os.SEEK_END), os.lseek(2, 0, os.SEEK_END)
+    except OSError:  # a step closed one, or put a pipe in its place
+        return before
 
 
 def _flush(stream: TextIO) -> None:

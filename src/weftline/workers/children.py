@@ -564,7 +564,11 @@ class Children:
         """A new child; None when it cannot be started."""
         environment = sort[0]
         try:
-            return self._pool.start(sort)
+            child = self._pool.start(sort)
+            for other in self._pool.children:
+                if other.is_ending:  # it may have made way just now, and may not come to its end
+                    self._check_within(other, EXIT_WITHIN_S)
+            return child
         except OSError as error:
             reason = f"a child with the interpreter {environment.python} cannot be started: {error}"
             if isinstance(error, _CANNOT_RUN) or error.errno == ENOEXEC:

@@ -221,7 +221,7 @@ class SqliteJournal:
             cursor.executemany(ADD_EVENT, events)
             for graph, pages in batch.graphs:
                 if cursor.execute(HAS_GRAPH, (graph,)).fetchone() is None:
-                    numbered = [(graph, number, page) for number, page in enumerate(pages)]
+                    numbered = ((graph, number, page) for number, page in enumerate(pages))
                     cursor.executemany(ADD_GRAPH_PAGE, numbered)
             if graphs:
                 cursor.executemany(NAME_GRAPH, graphs)
