@@ -125,7 +125,7 @@ class _Worker:
         self, channel: "_Channel", page: mmap.mmap, objects: ObjectStore, name: str
     ) -> None:
         self._channel, self._page, self._objects, self._name = channel, page, objects, name
-        self._pid = os.getpid()
+        self._pid, self._folder = os.getpid(), os.getcwd()
         self._calls: deque[tuple[Work, Call]] = deque()
         self._unsent: list[Outcome | NotBegun] = []
         self._unsent_since = 0.0
@@ -187,6 +187,7 @@ class _Worker:
         outcome = carry_out(work.function, call, started_at, self._objects)
         if os.getpid() != self._pid:  # the step forked, and this is the fork coming back
             os._exit(0)
+        self._go_back()
         ended = monotonic()
         took = ended - begun
         if average is None:
@@ -204,6 +205,18 @@ class _Worker:
             # With nothing left to do they are sent, too, before the next calls are waited for.
             if len(self._unsent) >= MAX_UNSENT or ended - self._unsent_since >= MAX_UNSENT_AGE_S:
                 self._send_unsent()
+
+    def _go_back(self) -> None:
+        """Undo an attempt's `os.chdir`: the next one may be of any other step."""
+        try:
+            if os.getcwd() == self._folder:
+                return
+        except OSError:  # the folder it went to is gone
+            pass
+        try:
+            os.chdir(self._folder)
+        except OSError:  # the run's own folder is gone: nothing can be done
+            pass
 
     def _note_output(self, outcome: Outcome) -> None:
         if sys.stdout is not self._out or sys.stderr is not self._err:
