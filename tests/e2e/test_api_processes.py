@@ -416,44 +416,48 @@ def is_running(process: int) -> bool:
         return False
 
 
+FAILING = """
+    import sys
+    import time
+    from weftline import workflow
+
+    gate, end = sys.argv[1:]
+
+    @workflow.step(name="sibling")
+    def sibling():
+        note("executions", "sibling")
+        pass_gate(gate)
+        return "sibling"
+
+    @workflow.step(name="fragile")
+    def fragile():
+        note("executions", "fragile")
+        if not Path("mended").exists():
+            raise ValueError("broken")
+        return "mended"
+
+    @workflow.step(name="both")
+    def both(*parts):
+        return parts
+
+    try:
+        both.step(sibling.step(), fragile.step()).run("an id")
+    except ValueError as error:
+        print(error)
+    pass_gate(end)
+    while workflow.get_metadata("an id", "sibling")["status"] != "SUCCESSFUL":
+        time.sleep(0.005)
+    print("recorded", flush=True)
+    pass_gate(end)
+    print(workflow.get_output("an id").result(), workflow.get_status("an id"))
+    """
+
+
 def test_a_failed_run_can_be_taken_over_while_its_old_driver_finishes_a_sibling(
     scripts: Scripts, gate: Gate
 ) -> None:
     end = Gate(scripts.folder / "end")
-    old = scripts.start(
-        """
-        import sys
-        from weftline import workflow
-
-        gate, end = sys.argv[1:]
-
-        @workflow.step(name="sibling")
-        def sibling():
-            note("executions", "sibling")
-            pass_gate(gate)
-            return "sibling"
-
-        @workflow.step(name="fragile")
-        def fragile():
-            note("executions", "fragile")
-            if not Path("mended").exists():
-                raise ValueError("broken")
-            return "mended"
-
-        @workflow.step(name="both")
-        def both(*parts):
-            return parts
-
-        try:
-            both.step(sibling.step(), fragile.step()).run("an id")
-        except ValueError as error:
-            print(error)
-        pass_gate(end)
-        print(workflow.get_output("an id").result(), workflow.get_status("an id"))
-        """,
-        gate.path,
-        end.path,
-    )
+    old = scripts.start(FAILING, gate.path, end.path)
     gate.wait_for()
     end.wait_for()
     (scripts.folder / "mended").touch()
@@ -466,10 +470,46 @@ def test_a_failed_run_can_be_taken_over_while_its_old_driver_finishes_a_sibling(
     gate.wait_for()  # the sibling runs a second time: what the old driver finds is refused
     gate.open(2)
     assert scripts.end(new)[0] == "('sibling', 'mended')\n"
-    end.open()
+    end.open(2)
     out, _ = scripts.end(old, quiet=False)
-    assert out == "broken\n('sibling', 'mended') SUCCESSFUL\n"
+    assert out == "broken\nrecorded\n('sibling', 'mended') SUCCESSFUL\n"
     assert sorted(notes(scripts.folder / "executions")) == [*["fragile"] * 2, *["sibling"] * 2]
+
+
+def test_a_run_that_changes_while_it_is_taken_over_is_read_again(
+    scripts: Scripts, gate: Gate
+) -> None:
+    end, reading = Gate(scripts.folder / "end"), Gate(scripts.folder / "reading")
+    old = scripts.start(FAILING, gate.path, end.path)
+    gate.wait_for()
+    end.wait_for()
+    (scripts.folder / "mended").touch()
+    new = scripts.start(
+        """
+        import sys
+        import weftline.app
+        from weftline import workflow
+
+        def read_and_wait(journal, run_id, read=weftline.app.read_run):
+            found = read(journal, run_id)
+            pass_gate(sys.argv[1])
+            return found
+
+        weftline.app.read_run = read_and_wait
+        print(workflow.resume("an id").result())
+        """,
+        reading.path,
+    )
+    reading.wait_for()
+    gate.open()
+    end.open()
+    assert old.stdout is not None
+    assert [old.stdout.readline() for _ in range(2)] == ["broken\n", "recorded\n"]
+    reading.open(8)
+    assert scripts.end(new)[0] == "('sibling', 'mended')\n"
+    end.open()
+    assert scripts.end(old, quiet=False)[0] == "('sibling', 'mended') SUCCESSFUL\n"
+    assert sorted(notes(scripts.folder / "executions")) == ["fragile", "fragile", "sibling"]
 
 
 def opened(scripts: Scripts, gate: Gate) -> str:
