@@ -158,14 +158,28 @@ class App:
         drive = Drive(self, run_id, self._engine(), quiet)
         left = [step.spec for step in recorded.run.steps if not step.is_ended]
         self._check(drive, drive.engine.lacking(left))
-        drive.engine.adopt(
-            recorded,
-            drive.listen,
-            environment=environment,
-            warnings=noted,
-            forward=not quiet,
-            wants_events=follow,
-        )
+
+        def adopt(recorded: Recorded) -> None:
+            drive.engine.adopt(
+                recorded,
+                drive.listen,
+                environment=environment,
+                warnings=noted,
+                forward=not quiet,
+                wants_events=follow,
+            )
+
+        def adopt_again() -> None:
+            # The owner of a failed run has just recorded what a sibling came to.
+            now = read_run(self.journal, run_id)
+            if now.run.finished is RunStatus.SUCCESSFUL:
+                drive.listen(_ending_of(now.run))
+            else:
+                self._make_free(now.record)
+                adopt(now)
+
+        drive.again = adopt_again
+        adopt(recorded)
         return drive
 
     def _make_free(self, record: RunRecord) -> None:
@@ -449,6 +463,8 @@ class Drive:
         self.engine = host.engine
         self._mailbox: SimpleQueue[News] = SimpleQueue()
         self.listen: Callable[[News], None] = self._mailbox.put
+        self.again: Callable[[], None] | None = None
+        """Takes the run over once more, after it changed while that was tried."""
         self._quiet = quiet
 
     def news(self, timeout_s: float | None = None) -> News | None:
@@ -462,6 +478,9 @@ class Drive:
                     self._host.pump()
             news = self._mailbox.get(timeout=timeout_s)
         except Empty:
+            return None
+        if isinstance(news, Gone) and news.is_outdated and self.again is not None:
+            self.again()
             return None
         if isinstance(news, Stalled):
             waited = time.monotonic() - news.since

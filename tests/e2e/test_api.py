@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from tests.e2e.conftest import (
 )
 from weftline import workflow
 from weftline.app import home as opened_home
+from weftline.authoring.step import to_workflow
 from weftline.core.events import StepFailed, decode_event
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -470,6 +472,7 @@ def test_a_direct_call_tells_to_compose() -> None:
 # -- dynamic workflows --------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)
 def test_two_thousand_nested_steps(run_id: str) -> None:
     @workflow.step
     def descend(levels: int) -> Any:
@@ -489,6 +492,7 @@ def tail_chain(length: int) -> Any:
     return count.step(0)
 
 
+@pytest.mark.timeout(300)
 def test_a_long_chain_of_tail_calls(run_id: str) -> None:
     length = 10_000
     assert tail_chain(length).run(run_id) == length
@@ -939,6 +943,69 @@ def test_one_of_two_threads_that_start_the_same_id_runs_it(
     assert outcomes.count(None) == 1
     assert {type(each) for each in outcomes if each} == {workflow.WorkflowRunningError}
     assert len(notes(counter)) == 1
+
+
+def test_a_canceled_run_goes_on_when_it_is_resumed(run_id: str, gate: Gate, tmp_path: Path) -> None:
+    """The public `cancel` comes later; here the run is canceled through the engine."""
+    path, counter = gate.path, tmp_path / "counter"
+
+    @workflow.step(name="first")
+    def first() -> int:
+        note(counter, "first")
+        return 1
+
+    @workflow.step(name="second")
+    def second(number: int) -> int:
+        note(counter, str(os.getpid()))
+        pass_gate(path)
+        return number + 1
+
+    app = opened_home()
+    written, objects, _ = to_workflow(second.step(first.step()), app.objects, None)
+    drive = app.start(written, run_id=run_id, objects=objects)
+    gate.wait_for()
+    drive.cancel()
+    assert drive.wait().status == "CANCELED"
+    process = int(notes(counter)[1])
+    eventually(lambda: not is_running(process), "the step has been ended")
+    assert workflow.list_all("CANCELED")[0] == (run_id, "CANCELED")
+    with pytest.raises(workflow.WorkflowCanceledError):
+        opened_home().wait_for(run_id, None, 0)
+    gate.open(2)
+    assert workflow.resume(run_id).result() == 2
+    assert [line for line in notes(counter) if line == "first"] == ["first"]
+    assert len(notes(counter)) == 3
+
+
+def test_losses_of_a_process_are_no_tries(run_id: str, tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+
+    @workflow.step(name="unlucky")
+    def unlucky() -> str:
+        note(counter)
+        if len(counter.read_text().splitlines()) < 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "survived"
+
+    assert unlucky.step().run(run_id) == "survived"
+    assert workflow.get_metadata(run_id, "unlucky")["attempts"] == 4
+
+
+def test_finished_steps_of_a_run_that_is_held_can_be_read(run_id: str) -> None:
+    @workflow.step(name="dying")
+    def dying(_: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(workflow.WorkflowExecutionError, match="4 times in a row"):
+        dying.step(plus_one.options(name="one").step(1)).run(run_id)
+    assert workflow.get_status(run_id) == "RESUMABLE"
+    assert workflow.get_output(run_id, name="one").result() == 2
+    with pytest.raises(workflow.WorkflowExecutionError, match="'dying'.*has no value"):
+        workflow.get_output(run_id, name="dying").result()
+    with pytest.raises(workflow.StepNotFoundError):
+        workflow.get_output(run_id, name="nobody").result()
+    with pytest.raises(ValueError, match="is RESUMABLE and has no result: resume it first"):
+        workflow.get_output(run_id)
 
 
 def test_runs_are_listed_newest_first(run_id: str) -> None:

@@ -172,6 +172,99 @@ def test_globals_that_cannot_be_pickled_make_a_function_travel_by_name(scripts: 
     assert "'LOCK'" in warnings[0]
 
 
+def test_a_package_with_relative_imports_travels_by_value(scripts: Scripts) -> None:
+    package = scripts.folder / "person"
+    package.mkdir()
+    scripts.write("", "person/__init__.py")
+    scripts.write(
+        """
+        RATES = {"low": 1}
+
+        class Invoice:
+            def __init__(self, amount):
+                self.amount = amount
+
+        def rate(kind):
+            return RATES[kind]
+        """,
+        "person/rates.py",
+    )
+    scripts.write(
+        """
+        from pathlib import Path
+
+        from weftline import workflow
+
+        from . import rates
+        from .rates import Invoice, rate
+
+        @workflow.step
+        def bill(kind):
+            return Invoice(10 * rate(kind) + len(rates.RATES))
+
+        @workflow.step
+        def pay(invoice):
+            if not Path("mended").exists():
+                raise RuntimeError("broken")
+            assert type(invoice) is Invoice
+            return invoice
+        """,
+        "person/steps.py",
+    )
+    begin = """
+        from person.rates import Invoice
+        from person.steps import bill, pay
+        from weftline import workflow
+
+        try:
+            pay.step(bill.step("low")).run("an id")
+        except RuntimeError as error:
+            print(error)
+        found = workflow.get_output("an id", name="person.steps.bill").result()
+        print(type(found) is Invoice, found.amount)
+        """
+    assert scripts.run(begin) == "broken\nTrue 11\n"
+    (scripts.folder / "mended").touch()
+    package.rename(scripts.folder / "nobody")
+    go_on = """
+        from weftline import workflow
+
+        found = workflow.resume("an id").result()
+        print(type(found).__module__, type(found).__name__, found.amount)
+        """
+    assert scripts.run(go_on) == "person.rates Invoice 11\n"
+
+
+def test_a_value_of_a_script_s_own_class_is_readable_elsewhere(scripts: Scripts) -> None:
+    source = """
+        from dataclasses import dataclass
+        from weftline import workflow
+
+        @dataclass
+        class Point:
+            x: int
+
+            def doubled(self):
+                return Point(2 * self.x)
+
+        @workflow.step
+        def make():
+            return [Point(1)]
+
+        (found,) = make.step().run("an id")
+        print(found == Point(1), found.doubled())
+        """
+    for _ in range(2):  # the second time in a process of its own, from what is recorded
+        assert scripts.run(source) == "True Point(x=2)\n"
+    other = """
+        from weftline import workflow
+
+        (found,) = workflow.get_output("an id").result()
+        print(found.x, found.doubled())
+        """
+    assert scripts.run(other) == "1 Point(x=2)\n"
+
+
 # -- several processes --------------------------------------------------------------------------
 
 

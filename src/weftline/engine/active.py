@@ -47,9 +47,13 @@ class Stalled(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """This engine does not drive the run (any more), and why."""
+    """This engine does not drive the run (any more), and why.
+
+    `is_outdated`: it was to be taken over, and changed between being read and being taken.
+    """
 
     error: WeftlineError
+    is_outdated: bool = False
 
 
 News = Ended | Committed | Output | Stalled | Gone

@@ -624,7 +624,8 @@ class Engine:
         else:
             text = f"run {active.run_id!r} was taken over by another process"
         self._forget(active)
-        active.tell(Gone(WorkflowRunningError(text, active.run_id)))
+        error = WorkflowRunningError(text, active.run_id)
+        active.tell(Gone(error, is_outdated=part.change.takes))
 
     def _forget(self, active: ActiveRun) -> None:
         if self._runs.get(active.run_id) is active:
