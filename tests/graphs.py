@@ -77,6 +77,7 @@ class Book:
         self.run = Run()
         self.now = 100.0
         self.events: list[tuple[float, Event]] = []
+        self.followed: set[int] = set()  # numbers of the events that followed from another
         self.graphs: dict[str, Graph] = {"g0": first}
         self.record(RunSubmitted(graph="g0", output=first.output), first)
 
@@ -86,6 +87,7 @@ class Book:
         self._apply(event, graph)
         followed: list[Event] = []
         while (follows := self.run.settle()) is not None:
+            self.followed.add(len(self.events))
             self._apply(follows, None)
             followed.append(follows)
         return followed

@@ -203,6 +203,19 @@ def test_env_vars_are_set_for_the_step_alone() -> None:
     assert "WL_ONE" not in os.environ
 
 
+def test_the_folder_and_variables_of_a_step_are_those_of_the_run(tmp_path: Path) -> None:
+    @workflow.step
+    def wander(_: Any) -> str:
+        before = os.getcwd()
+        os.chdir(tmp_path)
+        return before
+
+    step: Any = None
+    for _ in range(4):
+        step = wander.step(step)
+    assert step.run() == os.getcwd()
+
+
 def test_an_async_step_is_run_to_its_end() -> None:
     @workflow.step
     async def gather(count: int) -> list[int]:
@@ -494,7 +507,7 @@ def tail_chain(length: int) -> Any:
 
 @pytest.mark.timeout(300)
 def test_a_long_chain_of_tail_calls(run_id: str) -> None:
-    length = 10_000
+    length = 20_000
     assert tail_chain(length).run(run_id) == length
     assert workflow.get_output(run_id).result() == length
 
@@ -1000,7 +1013,7 @@ def test_finished_steps_of_a_run_that_is_held_can_be_read(run_id: str) -> None:
         dying.step(plus_one.options(name="one").step(1)).run(run_id)
     assert workflow.get_status(run_id) == "RESUMABLE"
     assert workflow.get_output(run_id, name="one").result() == 2
-    with pytest.raises(workflow.WorkflowExecutionError, match="'dying'.*has no value"):
+    with pytest.raises(workflow.WorkflowExecutionError, match=r"'dying'.*has no value"):
         workflow.get_output(run_id, name="dying").result()
     with pytest.raises(workflow.StepNotFoundError):
         workflow.get_output(run_id, name="nobody").result()

@@ -92,6 +92,14 @@ class Crash(BaseException):
     """The process of an engine dies here and now."""
 
 
+class Asleep(BaseException):
+    """An engine waits for news, for at most so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
 @dataclass(frozen=True)
 class Troubles:
     """How likely each trouble is, each time it could happen; 0 in a world at peace."""
@@ -110,7 +118,7 @@ class Troubles:
     duplicate: float = 0.04
     printed: float = 0.02
     refused: float = 0.001
-    given_back_late: float = 0.01
+    given_back_late: float = 0.02
     slow_step: float = 0.1
 
 
@@ -136,6 +144,7 @@ class Shadow:
     losses: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     news_at: float = 0.0
+    is_torn: bool = False  # what follows from its last cause is not written
 
     def node(self, name: str) -> Node:
         return self.program.nodes[name]
@@ -195,6 +204,9 @@ class Audit:
         for at in range(len(kinds) - 2):
             is_undone = kinds[at : at + 3] == ["RunAdopted", "Quarantined", "RunResumed"]
             self.check(not is_undone, "a quarantine was lifted as soon as it began")
+        if kinds[:2] == ["RunAdopted", "RunFinished"] and not shadow.is_torn:
+            raise Broken("an adoption ended a run that was open")
+        shadow.is_torn = is_torn
         run, summary = shadow.run, change.summary
         follows = None if is_torn else run.settle()
         self.check(follows is None, f"{follows} was not written with its cause")
@@ -447,7 +459,6 @@ class SimExecutor:
         self._running: dict[int, Work] = {}
         self._reports: list[Report] = []
         self._is_woken = False
-        self.asked_s: float | None = None  # how long the last `wait` would have slept
         self.is_dead = False
         self.poke: Callable[[], None] = lambda: None
 
@@ -478,7 +489,6 @@ class SimExecutor:
         self._begin_next(self._clock.lag)
 
     def wait(self, timeout_s: float | None) -> list[Report]:
-        self.asked_s = None
         if self._reports:
             count = len(self._reports)
             if count > 1 and self._world.random.random() < 0.3:
@@ -489,9 +499,8 @@ class SimExecutor:
             self._is_woken = False
             return []
         if timeout_s is None or timeout_s > 0:
-            # It would sleep. The turn goes on as if it had been woken for nothing, and the world
-            # calls the next one when it would have woken up.
-            self.asked_s = float("inf") if timeout_s is None else timeout_s
+            # Its next turn is when it would wake up.
+            raise Asleep(float("inf") if timeout_s is None else timeout_s)
         return []
 
     def wake(self) -> None:
@@ -673,8 +682,13 @@ class SimEngine:
             self.turn_at(self.asleep_until)
             return
         self.clock.lag = 0.0
+        # A microsecond at least: no real clock stands still while a loop turns.
+        pause = 1e-6
         try:
             self.engine.turn()
+        except Asleep as asleep:
+            pause = max(asleep.seconds, 1e-6)
+            self._check_rest()
         except Crash:
             self.crash()
             return
@@ -684,9 +698,17 @@ class SimEngine:
             raise Broken(f"the loop of {self.engine_id} failed: {error!r}") from error
         self.free_at = world.now + self.clock.lag
         self.clock.lag = 0.0
-        asked = self.executor.asked_s
-        # A microsecond at least: no real clock stands still while a loop turns.
-        self.turn_at(self.free_at + (1e-6 if asked is None else max(asked, 1e-6)))
+        self.turn_at(self.free_at + pause)
+
+    def _check_rest(self) -> None:
+        """It sleeps only when there is nothing that it could do."""
+        engine = self.engine
+        if engine._stalled_since is None:
+            for lane in engine._lanes:
+                if self.executor.room(lane) > 0:
+                    raise Broken(f"{self.engine_id} sleeps although it could start steps")
+            if engine._unwritten and engine._committing is None:
+                raise Broken(f"{self.engine_id} sleeps on what is not written")
 
     def crash(self) -> None:
         self.is_dead = self.executor.is_dead = True
@@ -993,6 +1015,9 @@ class World:
     def _final(self, shadow: Shadow) -> None:
         check, run = self.audit.check, shadow.run
         check(run.unfinished == 0, "a finished run has open steps")
+        if shadow.news_at > self.peace_since:
+            heard = [news.status for news in self.heard[shadow.run_id] if isinstance(news, Ended)]
+            check(RunStatus.SUCCESSFUL in heard, f"nobody was told that {shadow.run_id} has ended")
         check(run.value == shadow.program.result(), f"{shadow.run_id} has another result")
         record = self.store.find_run(shadow.run_id)
         assert record is not None

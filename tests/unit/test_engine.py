@@ -113,6 +113,10 @@ class WatchedJournal(MemoryJournal):
         return found
 
 
+class Asleep(Exception):
+    """The engine would wait for news now."""
+
+
 class HandExecutor:
     """Reports what the test tells it to, and nothing by itself."""
 
@@ -124,6 +128,7 @@ class HandExecutor:
         self.killed: list[str] = []
         self.news: list[Report] = []
         self.waited: list[float | None] = []
+        self.is_woken = False
 
     def check(self, placement: Placement) -> str | None:
         return "asks for too many CPUs" if placement.num_cpus > 100 else None
@@ -140,11 +145,14 @@ class HandExecutor:
 
     def wait(self, timeout_s: float | None) -> list[Report]:
         self.waited.append(timeout_s)
+        if not self.news and not self.is_woken and timeout_s != 0.0:
+            raise Asleep
+        self.is_woken = False
         news, self.news = self.news, []
         return news
 
     def wake(self) -> None:
-        pass
+        self.is_woken = True
 
     def kill(self, keys: set[int]) -> None:
         self.killed += sorted(self.held.pop(key).step for key in keys)
@@ -156,8 +164,8 @@ class HandExecutor:
 class HandCommitter(Committer):
     """Makes the commit when the test says so."""
 
-    def __init__(self, journal: WatchedJournal) -> None:
-        self.journal = journal
+    def __init__(self, journal: WatchedJournal, wake: Callable[[], None]) -> None:
+        self.journal, self.wake = journal, wake
         self.batch: Batch | None = None
         self.result: Outcome | None = None
 
@@ -172,6 +180,7 @@ class HandCommitter(Committer):
             self.result = self.journal.commit(batch)
         except StorageError as problem:
             self.result = problem
+        self.wake()
 
     def outcome(self, *, wait: bool) -> Outcome | None:
         if wait and self.batch is not None:
@@ -189,7 +198,7 @@ class Desk:
     def __init__(self, journal: WatchedJournal | None = None, name: str = "e1") -> None:
         self.journal = journal or WatchedJournal()
         self.executor, self.clock = HandExecutor(), HandClock()
-        self.committer = HandCommitter(self.journal)
+        self.committer = HandCommitter(self.journal, self.executor.wake)
         self.engine = Engine(
             name, self.journal, self.executor, self.clock, committer=self.committer, seed=1
         )
@@ -218,10 +227,14 @@ class Desk:
         self.engine.adopt(read_run(self.journal, run_id), self.hear(run_id))
         self.turn()
 
-    def turn(self, count: int = 4) -> None:
-        """Enough turns for all that is at hand to be taken in, written and built upon."""
-        for _ in range(count):
-            self.engine.turn()
+    def turn(self) -> None:
+        """Turn until the engine would sleep: all that is at hand is taken in and built upon."""
+        for _ in range(50):
+            try:
+                self.engine.turn()
+            except Asleep:
+                return
+        raise AssertionError("the engine goes round in circles")
 
     def attempt(self, name: str) -> Attempt:
         (found,) = [each for each in self.executor.held.values() if each.step == name]
@@ -518,7 +531,8 @@ def test_the_engine_does_not_sleep_on_what_is_unwritten(desk: Desk) -> None:
     desk.engine.turn()
     desk.engine.turn()
     assert desk.executor.waited[-1] == 0.0
-    desk.engine.turn()
+    with pytest.raises(Asleep):
+        desk.engine.turn()
     assert desk.executor.waited[-1] is None
 
 
@@ -666,6 +680,7 @@ def test_lanes_take_turns(desk: Desk) -> None:
     steps = [other(f"x{n}", "x") for n in range(3)] + [other(f"y{n}", "y") for n in range(3)]
     desk.submit("r", step("sum", [1, 2, 3, 4, 5, 6]), *steps)
     desk.executor.slots = 1
+    desk.executor.wake()
     for _ in range(6):
         desk.turn()
         (name,) = desk.under_way()
@@ -1065,9 +1080,11 @@ def test_a_full_disk_stalls_the_engine_which_goes_on_when_there_is_space(desk: D
 def test_a_stalled_engine_is_not_woken_more_often_than_it_tries(desk: Desk) -> None:
     desk.submit("r", step("a", 1), step("b"))
     desk.journal.is_full = True
-    desk.succeed("b", turn=False)
-    desk.turn(30)
-    assert desk.executor.waited[-20:] == [RETRY_COMMIT_S] * 20
+    desk.succeed("b")
+    assert desk.executor.waited[-1] == RETRY_COMMIT_S
+    desk.clock.now += 0.1
+    desk.turn()
+    assert desk.executor.waited[-1] == pytest.approx(RETRY_COMMIT_S - 0.1)
 
 
 def test_letting_go_what_could_not_be_written_ends_the_stall_for_all_others(desk: Desk) -> None:
@@ -1078,12 +1095,12 @@ def test_letting_go_what_could_not_be_written_ends_the_stall_for_all_others(desk
     desk.executor.slots = 0
     desk.succeed("a")
     desk.executor.slots = 1
+    desk.executor.wake()
     desk.turn()
     assert desk.under_way() == []
     desk.engine.let_go("r", lambda: None)
-    desk.turn(20)
+    desk.turn()
     assert desk.under_way() == ["b"]
-    assert 0.0 not in desk.executor.waited[-10:]
     desk.journal.is_full = False
     desk.clock.now += 5.0
     desk.turn()

@@ -282,6 +282,20 @@ def test_every_prefix_of_a_journal_folds_to_what_the_run_was_then(program: int, 
 
 @settings(max_examples=60)
 @given(SEEDS, SEEDS)
+def test_what_follows_from_any_prefix_is_what_was_recorded_behind_it(
+    program: int, order: int
+) -> None:
+    whole = drive(program, Random(order))
+    whole.to_the_end()
+    events = whole.book.events
+    for count in range(1, len(events)):
+        follows = fold(events[:count], whole.book.graphs).settle()
+        recorded = events[count][1] if count in whole.book.followed else None
+        assert follows == recorded
+
+
+@settings(max_examples=60)
+@given(SEEDS, SEEDS)
 def test_what_is_folded_in_two_parts_is_what_is_folded_at_once(program: int, order: int) -> None:
     whole = drive(program, Random(order))
     whole.to_the_end()
