@@ -206,7 +206,7 @@ def _clean_environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The one home of this process: a process has one for life."""
-    path = tmp_path_factory.mktemp("session") / "home"
+    path = tmp_path_factory.mktemp("shared") / "home"
     workflow.init(storage=path, num_cpus=CPUS, num_gpus=GPUS, resources={"licence": 2})
     yield path
     close_home()

@@ -280,7 +280,7 @@ def test_every_prefix_of_a_journal_folds_to_what_the_run_was_then(program: int, 
     assert picture(run) == picture(whole.run)
 
 
-@settings(max_examples=60)
+@settings(max_examples=200)
 @given(SEEDS, SEEDS)
 def test_what_follows_from_any_prefix_is_what_was_recorded_behind_it(
     program: int, order: int

@@ -262,10 +262,10 @@ class Engine:
             self._write_releases()
         if self._doubtful is not None:
             self._resolve_doubt()
+        if self._stalled_since is not None and not self._unwritten and self._doubtful is None:
+            self._stalled_since = None  # whose facts could not be written was let go
         if self._stalled_since is not None:
-            if not self._unwritten and self._doubtful is None:
-                self._stalled_since = None  # whose facts could not be written was let go
-            elif self._clock.monotonic() < self._next_try or self._doubtful is not None:
+            if self._clock.monotonic() < self._next_try or self._doubtful is not None:
                 return
         elif self._lanes:
             self._dispatch()
