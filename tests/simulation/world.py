@@ -80,7 +80,7 @@ STUCK_S = 60.0
 """A run that goes on by itself, in peace, has news within this time."""
 
 ENVIRONMENTS = [
-    Environment(python=f"/python{n}", sys_path=("/code",), cwd="/work") for n in range(2)
+    Environment(python=f"/python{n}", sys_path=("/code",), cwd="/project") for n in range(2)
 ]
 
 

@@ -54,7 +54,7 @@ from weftline.ports import (
     TimedOut,
 )
 
-HERE = Environment(python="/python", sys_path=(), cwd="/work")
+HERE = Environment(python="/python", sys_path=(), cwd="/project")
 
 
 class HandClock:
@@ -697,7 +697,7 @@ def test_one_lane_is_started_in_the_order_in_which_its_steps_became_ready(desk: 
 
 
 def test_runs_with_one_environment_and_function_share_a_lane(desk: Desk) -> None:
-    there = Environment(python="/other", sys_path=(), cwd="/work")
+    there = Environment(python="/other", sys_path=(), cwd="/project")
     for run_id, environment in [("r1", HERE), ("r2", HERE), ("r3", there)]:
         desk.submit(run_id, step(run_id), environment=environment, turn=False)
     desk.turn()
@@ -1373,7 +1373,7 @@ def test_a_returned_graph_that_cannot_be_read_harms_only_its_run(desk: Desk) -> 
 
 
 def test_an_environment_that_cannot_be_used_holds_its_runs_and_no_others(desk: Desk) -> None:
-    there = Environment(python="/gone", sys_path=(), cwd="/work")
+    there = Environment(python="/gone", sys_path=(), cwd="/project")
     desk.submit("r1", step("a"), environment=there)
     desk.submit("r2", step("b"))
     desk.report(
