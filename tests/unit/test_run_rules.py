@@ -514,6 +514,39 @@ def test_a_join_that_bore_the_failure_keeps_its_result_when_the_failure_is_open_
     assert book.state() is RunStatus.SUCCESSFUL
 
 
+@pytest.mark.parametrize("decided", ["before the resume", "before the input", "after it"])
+def test_a_condition_that_was_due_when_a_failure_opened_again_is_still_decided_once(
+    decided: str,
+) -> None:
+    book = Book(
+        graph(
+            step("top", 1, 2),
+            step("maybe", 3, join=ALL_DONE, when="x"),
+            step("one", needs=[3, 4], join=ONE_SUCCEEDED),
+            step("c"),
+            step("d"),
+        )
+    )
+    book.fail("c")
+    assert list(book.run.undecided) == [1]
+    book.fail("d")
+    check(book)
+    if decided == "before the resume":
+        book.decide("maybe", True)
+    book.record(RunResumed())
+    if decided == "before the input":
+        book.decide("maybe", True)
+    book.succeed("c")
+    book.succeed("d")
+    assert list(book.run.undecided) == [1]
+    if decided == "after it":
+        book.decide("maybe", True)
+    for name in ["one", "maybe", "top"]:
+        book.succeed(name)
+    assert book.state() is RunStatus.SUCCESSFUL
+    check(book)
+
+
 def test_a_one_succeeded_join_whose_inputs_were_all_skipped_is_skipped() -> None:
     book = Book(
         graph(step("a", needs=[1, 2], join=ONE_SUCCEEDED), *(step(n, when="x") for n in "bc"))

@@ -99,7 +99,7 @@ class StepState:
         self.status = WAITING
         self.waiting_on = 0  # edges from steps that have not ended
         self.dependents: list[int] | None = None  # one entry an edge
-        self.joined = False  # a `one succeeded` join that has begun
+        self.joined = False  # waits for its inputs no more
         self.lacks = False  # an input ended without a value
         self.condition: bool | None = None
         self.attempt = 0  # the latest attempt known to have begun
@@ -464,7 +464,7 @@ class Run:
 
     def _decided(self, event: ConditionDecided, at: float, graph: Graph | None) -> None:
         step = self._step(event.step)
-        is_due = step.spec.when is not None and (step.joined or not step.waiting_on)
+        is_due = step.spec.when is not None and step.joined
         if step.status is not WAITING or step.condition is not None or not is_due:
             raise ImpossibleEvent(
                 f"the condition of step {step.name!r} is decided once, in its time"
@@ -573,6 +573,7 @@ class Run:
 
     def _free(self, step: StepState) -> None:
         """All that the step waited for has ended: READY, unless its condition is undecided."""
+        step.joined = True
         if step.spec.when is not None and step.condition is None:
             self.undecided.append(step.number)
         else:
@@ -696,14 +697,13 @@ class Run:
         for number in dependents:
             step = self.steps[number]
             step.waiting_on -= 1
-            if step.status is not WAITING or step.due_at is not None:
+            if step.joined or step.status is not WAITING:
                 continue
             join = step.spec.join
             if join is Join.ONE_SUCCEEDED:
-                if status is SUCCESSFUL and not step.joined:
-                    step.joined = True
+                if status is SUCCESSFUL:
                     self._free(step)
-                elif step.waiting_on == 0 and not step.joined:
+                elif step.waiting_on == 0:
                     stuck.append(step)
                 continue
             step.lacks |= status is not SUCCESSFUL
