@@ -76,6 +76,7 @@ class Drive:
             assert moves, f"stuck: {self.book.statuses()}"
             move, argument = self.random.choice(moves)
             getattr(self, move)(argument)
+            self._forget_dropped()
             self.check()
         raise AssertionError(f"no end: {self.book.statuses()}")
 
@@ -148,7 +149,6 @@ class Drive:
         else:
             value = node.value(self.run.inputs_of(number))
             book.record(StepSucceeded(number, attempt, Raw(value)))
-        self._forget_dropped()
 
     def _forget_dropped(self) -> None:
         self.begun -= set(self.run.dropped)
@@ -185,7 +185,6 @@ class Drive:
     def _cancel(self, _: int) -> None:
         if self.run.finished is not RunStatus.CANCELED:
             self.book.record(CancelRequested())
-            self._forget_dropped()
 
     def _pause(self, on: int) -> None:
         self.book.record(PauseChanged(bool(on)))
