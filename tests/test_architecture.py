@@ -27,6 +27,7 @@ FLOOR = {
     "code": 2,
     "codecs": 2,
     "config": 2,
+    "filelocks": 2,
     "ports": 2,
     "wire": 2,
     "adapters": 3,

@@ -25,7 +25,6 @@ from weftline.config import Settings, load_settings
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus
 from weftline.core.graph import Pages, differences
-from weftline.core.run import Run, StepState
 from weftline.core.values import Error
 from weftline.core.workflow import Workflow
 from weftline.engine.active import Ended, Gone, News, Output, Stalled, Submission
@@ -151,7 +150,7 @@ class App:
         if written is not None:
             self._warn_of_changes(recorded, written)
         if is_over:
-            return _ending_of(recorded.run)
+            return Ended.of(recorded.run)
         environment, noted = _usable_environment(recorded.record.creation.environment)
         for text in noted:
             warnings.warn(text, stacklevel=4)
@@ -173,7 +172,7 @@ class App:
             # The owner of a failed run has just recorded what a sibling came to.
             now = read_run(self.journal, run_id)
             if now.run.finished is RunStatus.SUCCESSFUL:
-                drive.listen(_ending_of(now.run))
+                drive.listen(Ended.of(now.run))
             else:
                 self._make_free(now.record)
                 adopt(now)
@@ -286,7 +285,7 @@ class App:
                 raise WorkflowNotResumableError(
                     f"run {run_id!r} is RESUMABLE and has no result: resume it first", run_id
                 )
-            return self.result_of(run_id, _ending_of(run))
+            return self.result_of(run_id, Ended.of(run))
         step = run.find_step(name)
         if step is None:
             raise StepNotFoundError(f"No such step_id {name} in workflow {run_id}", run_id)
@@ -626,8 +625,3 @@ def _usable_environment(recorded: Environment) -> tuple[Environment, tuple[str, 
         text = f"the run's folder {recorded.cwd} is gone; {here.cwd} is used instead"
         return Environment(python=recorded.python, sys_path=here.sys_path, cwd=here.cwd), (text,)
     return recorded, ()
-
-
-def _ending_of(run: Run) -> Ended:
-    step: StepState | None = None if run.failed_step is None else run.steps[run.failed_step]
-    return Ended(run.status, run.value, run.error, step.name if step else None, run.held)

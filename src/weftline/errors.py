@@ -122,10 +122,6 @@ class ObjectDamaged(StorageError):
     """The content of a stored object does not match its name."""
 
 
-class VersionMismatch(WeftlineError):
-    """The interpreter of a run has another Weftline than the engine that drives it."""
-
-
 class ImpossibleEvent(WeftlineError):
     """An event does not follow from the ones before it: the journal or the engine is wrong."""
 

@@ -92,12 +92,6 @@ class Group:
         counts = self.counts
         return counts[DONE] + counts[FAILED] + counts[SKIPPED] + counts[CANCELED]
 
-    @property
-    def is_active(self) -> bool:
-        """Whether something is going on in it, or went wrong."""
-        counts = self.counts
-        return bool(counts[RUNNING] or counts[RETRYING] or counts[FAILED])
-
 
 class _Scope:
     """A graph that was returned (or submitted), with what is left until its owner ends."""

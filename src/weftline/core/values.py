@@ -4,8 +4,6 @@ A value is written as one JSON text (`Packed`), made where the value was made an
 is: engine, journal and server pass the text along and read at most what is `json` inside it.
 """
 
-from typing import Any
-
 import msgspec
 from msgspec import Raw, Struct
 
@@ -90,16 +88,3 @@ def pack_caught(value: Packed | None, error: Error | None) -> Packed:
     """The text of a `Caught`."""
     text = b"null" if error is None else _error_encoder.encode(error)
     return b'["caught",%b,%b]' % (b"null" if value is None else value, text)
-
-
-def is_caught(packed: Packed) -> bool:
-    """Whether `packed` is a `Caught` pair."""
-    return packed.startswith(b'["caught"')
-
-
-def plain(packed: Packed) -> Any:
-    """The value itself when it is plain JSON. Raises: ValueError when it is anything else."""
-    value = unpack(packed)
-    if isinstance(value, Inline) and value.codec == "json":
-        return msgspec.json.decode(value.data)
-    raise ValueError("the value is not plain JSON")

@@ -24,6 +24,12 @@ class Ended(NamedTuple):
     step: str | None
     reason: str | None
 
+    @classmethod
+    def of(cls, run: Run) -> "Ended":
+        """How the run stands at its end."""
+        step = None if run.failed_step is None else run.steps[run.failed_step].name
+        return cls(run.status, run.value, run.error, step, run.held)
+
 
 class Committed(NamedTuple):
     """These events of the run are durable now."""
@@ -148,12 +154,6 @@ class ActiveRun:
         for listener in self.listeners:
             listener(news)
 
-    def ending(self) -> Ended:
-        """What listeners are told when the run stops going on."""
-        run = self.run
-        step = None if run.failed_step is None else run.steps[run.failed_step].name
-        return Ended(run.status, run.value, run.error, step, run.held)
-
 
 class Part:
     """What a commit writes of one run, and what follows once it is written."""
@@ -164,7 +164,7 @@ class Part:
         self.active, self.change = active, change
         self.graphs, self.objects, self.events = active.graphs, active.objects, active.events
         self.ready, self.generation = active.run.ready, active.run.generation
-        self.ending = None if active.run.is_open else active.ending()
+        self.ending = None if active.run.is_open else Ended.of(active.run)
 
     @classmethod
     def of(cls, active: ActiveRun, engine: str) -> "Part":

@@ -12,6 +12,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from errno import ENOSPC
 from heapq import heappop, heappush
+from itertools import count
 from random import Random
 from typing import NamedTuple
 
@@ -146,9 +147,8 @@ class Engine:
         self._stalled_since: float | None = None
         self._next_try = 0.0
         self._timers: list[tuple[float, int, ActiveRun]] = []
-        self._timer_count = 0
+        self._ticket = count()  # breaks ties in heaps, so that runs are never compared
         self._aside: list[tuple[float, int, tuple[ActiveRun, int, int]]] = []
-        self._aside_count = 0
         self._commands: deque[Callable[[], None]] = deque()
         self._is_stopping = False
         self._broken: WeftlineError | None = None
@@ -363,10 +363,9 @@ class Engine:
         since = active.starved.setdefault(flight.step, now)
         if since == now:
             log.warning("run %s: %s", active.run_id, report.reason)
-        self._aside_count += 1
         due = now + max(RETRY_COMMIT_S, min((now - since) / 2, RETRY_STARVED_S))
         entry = (active, flight.step, active.run.generation)
-        heappush(self._aside, (due, self._aside_count, entry))
+        heappush(self._aside, (due, next(self._ticket), entry))
         active.tell(Stalled(since, StorageFull(ENOSPC, report.reason)))
 
     def _extend(self, flight: InFlight, report: Extended) -> None:
@@ -726,8 +725,7 @@ class Engine:
     def _set_timer(self, active: ActiveRun) -> None:
         due = active.run.next_due()
         if due is not None:
-            self._timer_count += 1  # breaks ties, so that runs are never compared
-            heappush(self._timers, (due, self._timer_count, active))
+            heappush(self._timers, (due, next(self._ticket), active))
 
     def _fire_timers(self) -> None:
         now = self._clock.time()

@@ -5,20 +5,16 @@ the locks that children hold, and by a variable that they hand down.
 """
 
 import contextlib
-import fcntl
 import os
 import signal
-import struct
 import time
 from pathlib import Path
 
+from weftline.filelocks import find_holder
 from weftline.wire import MARKER
 
 PATIENCE_S = 5.0
 _POLL_S = 0.005
-
-_FLOCK = struct.Struct("@hhqqi")
-_QUERY = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 def end_orphans(home: Path, engine: str) -> None:
@@ -41,7 +37,7 @@ def end_orphans(home: Path, engine: str) -> None:
 
 def _end_holder(lock: Path, deadline: float) -> None:
     """Kill the child that holds the lock, with its group, and wait until it is free."""
-    while (pid := _holder(lock)) is not None:
+    while (pid := find_holder(lock)) is not None:
         # The holder leads its group: a child begins a session of its own. In another container
         # it cannot be seen from here, and its id is none.
         if pid > 0 and pid != os.getpid() and _leads_group(pid):
@@ -50,19 +46,6 @@ def _end_holder(lock: Path, deadline: float) -> None:
         if time.monotonic() >= deadline:
             return
         time.sleep(_POLL_S)
-
-
-def _holder(lock: Path) -> int | None:
-    """The process that holds a lock on the file, as the kernel tells without taking it."""
-    try:
-        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, _QUERY))
-    finally:
-        os.close(fd)
-    return None if kind == fcntl.F_UNLCK else int(pid)
 
 
 def _leads_group(pid: int) -> bool:

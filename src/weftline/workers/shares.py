@@ -7,10 +7,10 @@ of one, and who holds a lock on it has it. The system gives back what a dead pro
 import errno
 import fcntl
 import os
-import struct
 from pathlib import Path
 
-_FLOCK = struct.Struct("@hhqqi")
+from weftline.filelocks import find_lock
+
 _TRIES = 10
 
 Ranges = list[tuple[int, int]]
@@ -99,12 +99,10 @@ class Amount:
         waiting = [(0, self.total)]
         while waiting:
             start, end = waiting.pop()
-            query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, end - start, 0)
-            answer = _FLOCK.unpack(fcntl.fcntl(self._open(), fcntl.F_GETLK, query))
-            if answer[0] == fcntl.F_UNLCK:
+            held = find_lock(self._open(), start, end - start)
+            if held is None:
                 continue
-            # One that is in the way is told, not the first one.
-            first, last = answer[2], answer[2] + answer[3] if answer[3] else self.total
+            first, last = held.start, held.start + held.length if held.length else self.total
             found.append((max(first, start), min(last, end)))
             waiting += [each for each in ((start, first), (last, end)) if each[0] < each[1]]
         return found

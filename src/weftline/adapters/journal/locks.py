@@ -8,22 +8,13 @@ forked child owns no lock; it starts with empty tables.
 import errno
 import fcntl
 import os
-import struct
-import sys
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
 
 from weftline.errors import StorageError
-
-# The struct that F_GETLK fills in, and where its type and its process id are.
-if sys.platform == "linux":
-    _FLOCK, _TYPE, _PID = struct.Struct("@hhqqi"), 0, 4
-    _QUERY = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-else:  # macOS and the BSDs
-    _FLOCK, _TYPE, _PID = struct.Struct("@qqihh"), 3, 2
-    _QUERY = _FLOCK.pack(0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET)
+from weftline.filelocks import find_holder
 
 _guard = threading.Lock()  # held while a table is changed or a locked file may be opened
 _writers: dict[str, "WriterLock"] = {}  # by real path
@@ -108,20 +99,7 @@ def holder(path: Path) -> int | None:
     """
     name = os.path.realpath(path)
     with _guard:
-        return os.getpid() if name in _held else _asked_holder(name)
-
-
-def _asked_holder(name: str) -> int | None:
-    """As the kernel tells; `name` must not be locked by this process."""
-    try:
-        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        found = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, _QUERY))
-    finally:
-        os.close(file)
-    return None if found[_TYPE] == fcntl.F_UNLCK else int(found[_PID])
+        return os.getpid() if name in _held else find_holder(name)
 
 
 class EngineLocks:
@@ -139,7 +117,7 @@ class EngineLocks:
         with _guard:
             if name in _held:
                 return
-            owner = _asked_holder(name)
+            owner = find_holder(name)
             if owner is not None:
                 raise StorageError(f"the engine {engine} is registered by process {owner} already")
             os.makedirs(self._folder, 0o700, exist_ok=True)
@@ -169,7 +147,7 @@ class EngineLocks:
         with _guard:
             if name in _held:
                 return True
-            if _asked_holder(name) is not None:
+            if find_holder(name) is not None:
                 return True
             _remove(name)
             return False
