@@ -307,7 +307,7 @@ class Author:
                 node.wait = (
                     Wait(WaitKind.TIMER, seconds=random.choice([0.0, 5.0]))
                     if is_timer
-                    else Wait(WaitKind.EVENT, name="news")
+                    else Wait(WaitKind.SIGNAL, name="news")
                 )
         elif self._chance(0.1):
             node.placement = Placement(num_cpus=0.5)

@@ -38,8 +38,10 @@ class ObjectStore(Protocol):
 
     def put(self, content: bytes) -> str: ...
 
-    def writer(self) -> ObjectWriter:
-        """For content that does not fit into memory twice: write parts, then commit."""
+    def writer(self, *, durable: bool = True) -> ObjectWriter:
+        """For content that does not fit into memory twice: write parts, then commit. Without
+        `durable` the object need not survive a crash of the machine, and may be removed when no
+        run needs it; it is read as any other."""
         ...
 
     def read(self, name: str) -> memoryview:
@@ -222,6 +224,8 @@ class Lane(NamedTuple):
     environment: Environment
     function: str
     placement: Placement
+    listens: bool = False
+    """They wait for something outside, and occupy nothing while they do."""
 
 
 class Attempt(Struct, kw_only=True):
@@ -236,6 +240,12 @@ class Attempt(Struct, kw_only=True):
     timeout_s: float | None = None
     forward: bool = False
     """Whether the lines it prints are wanted as they come (`Printed`)."""
+    state: Packed | None = None
+    """For a method of a virtual actor: the actor's last state; None before there is one."""
+    is_volatile: bool = False
+    """Whether its value need not survive a crash."""
+    beside: int | None = None
+    """The key of the attempt whose process, which is kept waiting for this, is to carry it out."""
 
 
 class Started(Struct, frozen=True):
@@ -262,6 +272,11 @@ class Succeeded(Done, frozen=True, kw_only=True):
     value: Packed
     preview: str | None = None
     objects: tuple[str, ...] = ()
+    picture: str | None = None
+    """The object that shows the value, a PNG; one of `objects`."""
+    state: Packed | None = None
+    is_volatile: bool = False
+    """Whether the value lies where it need not survive a crash."""
 
 
 class Extended(Done, frozen=True, kw_only=True):
@@ -271,6 +286,10 @@ class Extended(Done, frozen=True, kw_only=True):
     pages: list[bytes]
     output: int | list[int]
     objects: tuple[str, ...] = ()
+    state: Packed | None = None
+    stays: bool = False
+    """Whether its process waits for the output step of the graph, an attempt `beside` this key;
+    killing the key lets the process go."""
 
 
 class Failed(Done, frozen=True, kw_only=True):
@@ -286,6 +305,13 @@ class TimedOut(Done, frozen=True, kw_only=True):
     """It ran longer than its limit and was ended."""
 
     after_s: float
+
+
+class Outgrown(Done, frozen=True, kw_only=True):
+    """Its processes had more memory resident than its limit, and were ended. All in bytes."""
+
+    limit: int
+    resident: int
 
 
 class Lost(Done, frozen=True, kw_only=True):
@@ -325,6 +351,7 @@ Report = (
     | Extended
     | Failed
     | TimedOut
+    | Outgrown
     | Lost
     | Starved
     | GivenBack

@@ -156,7 +156,7 @@ EVERY_KIND = [
         ),
     ),
     timer("f", 3.0),
-    step("g", action=Wait(WaitKind.EVENT, name="news")),
+    step("g", action=Wait(WaitKind.SIGNAL, name="news")),
     step(
         "h",
         action=PythonCall(

@@ -97,7 +97,7 @@ class Drive:
                 yield "_wait", 0
             for step in run.steps:
                 if step.status is RUNNING and isinstance(step.spec.action, Wait):
-                    if step.spec.action.kind is WaitKind.EVENT:
+                    if step.spec.action.kind is WaitKind.SIGNAL:
                         yield "_send", step.number
         if not run.is_open:
             yield "_resume", 0

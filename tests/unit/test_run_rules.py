@@ -1178,7 +1178,7 @@ def test_a_timer_begins_when_its_inputs_are_there_and_ends_when_it_is_due() -> N
 
 
 def test_a_wait_for_an_event_has_no_time() -> None:
-    wait = Wait(WaitKind.EVENT, name="approval")
+    wait = Wait(WaitKind.SIGNAL, name="approval")
     book = Book(graph(step("a", 1), step("w", action=wait)))
     assert book.run.begin_wait(1, 7.0) == WaitBegun(1, None, "approval")
     book.begin_wait("w")
@@ -1701,7 +1701,7 @@ def keep_a_journal() -> None:
     from weftline.core.graph import encode_pages
 
     default = OptionalInput(4, packed("quiet"))
-    approval = Wait(WaitKind.EVENT, name="approval")
+    approval = Wait(WaitKind.SIGNAL, name="approval")
     book = Book(
         graph(
             step("report", 1, 2, 3, default, needs=[5, 6]),

@@ -14,7 +14,8 @@ class PythonCall(Struct, frozen=True, tag="python", omit_defaults=True, gc=False
     holes, itself or as an object; hole n takes the step's input n. `code` is the fingerprint of
     the function's code, equal in every process as long as the source is. `is_plain` says that
     equal arguments always give equal bytes. `retry_on` is a packed value: a tuple of exception
-    classes.
+    classes. With `listens` the function gives a coroutine that waits for something outside: it is
+    awaited beside thousands of others, and occupies nothing.
     """
 
     function: Object
@@ -22,21 +23,32 @@ class PythonCall(Struct, frozen=True, tag="python", omit_defaults=True, gc=False
     code: str = ""
     is_plain: bool = False
     retry_on: bytes | None = None
+    listens: bool = False
+    is_writer: bool = False
+    """A method of a virtual actor: gets the actor's last state and gives a new one. Of one run,
+    one is carried out at a time."""
 
 
 class WaitKind(StrEnum):
     """What ends a wait."""
 
     TIMER = "timer"
-    EVENT = "event"
+    SIGNAL = "signal"
+    STEPS = "steps"
 
 
 class Wait(Struct, frozen=True, tag="wait", omit_defaults=True):
-    """Wait without a worker: for a number of seconds, or for a named event from outside."""
+    """Wait without a worker.
+
+    TIMER: for `seconds`. SIGNAL: for a signal called `name` from outside; after `seconds`, if
+    given, it fails. STEPS: until `count` of its inputs have ended, or `seconds` have passed; its
+    value is a `Split`.
+    """
 
     kind: WaitKind
     seconds: float | None = None
     name: str | None = None
+    count: int = 1
 
 
 Action = PythonCall | Wait

@@ -46,13 +46,23 @@ class RunSubmitted(Event, frozen=True, tag="RunSubmitted"):
     graph: str
     output: int | list[int]
     warnings: tuple[str, ...] = ()
+    is_pending: bool = False
+    is_actor: bool = False
+
+
+class RunBegun(Event, frozen=True, tag="RunBegun"):
+    """The limit on running workflows holds the run back no more."""
 
 
 class RunAdopted(Event, frozen=True, tag="RunAdopted"):
-    """Another engine took the run over: what was running is READY again."""
+    """Another engine took the run over: what was running is READY again.
+
+    `lost` are steps whose volatile values are gone and are needed.
+    """
 
     engine: str
     warnings: tuple[str, ...] = ()
+    lost: tuple[int, ...] = ()
 
 
 class RunResumed(Event, frozen=True, tag="RunResumed"):
@@ -80,6 +90,9 @@ class StepSucceeded(Event, frozen=True, tag="StepSucceeded"):
     worker: str = ""
     preview: str | None = None
     log: LogRange | None = None
+    picture: str | None = None
+    state: Raw | None = None
+    is_volatile: bool = False
 
 
 class StepFailed(Event, frozen=True, tag="StepFailed"):
@@ -130,14 +143,40 @@ class GraphExtended(Event, frozen=True, tag="GraphExtended"):
     started_at: float = 0.0
     worker: str = ""
     log: LogRange | None = None
+    state: Raw | None = None
 
 
 class WaitBegun(Event, frozen=True, tag="WaitBegun"):
-    """The step waits, holding no worker, until `until` (if given) or news from outside."""
+    """The step waits, holding no worker, until `until` (if given) or what it waits for comes."""
 
     step: int
     until: float | None = None
     name: str | None = None
+
+
+class SignalReceived(Event, frozen=True, tag="SignalReceived"):
+    """News from outside; kept until a step waits for a signal of this name."""
+
+    name: str
+    value: Raw
+
+
+class CallReceived(Event, frozen=True, tag="CallReceived"):
+    """A call of a method of a virtual actor: `step`, a `core.graph` step in MessagePack, comes
+    after the calls before it."""
+
+    step: bytes
+
+
+class ActorRested(Event, frozen=True, tag="ActorRested"):
+    """All calls so far have ended: `first` steps lie behind, with their names, and `state` is
+    all that counts of them. A reader may begin here."""
+
+    first: int
+    names: dict[str, int]
+    state: Raw | None
+    value: Raw | None
+    submitted_at: float
 
 
 class WaitEnded(Event, frozen=True, tag="WaitEnded"):
@@ -182,6 +221,7 @@ class RunFinished(Event, frozen=True, tag="RunFinished"):
 
 AnyEvent = (
     RunSubmitted
+    | RunBegun
     | RunAdopted
     | RunResumed
     | StepStarted
@@ -193,6 +233,9 @@ AnyEvent = (
     | GraphExtended
     | WaitBegun
     | WaitEnded
+    | SignalReceived
+    | CallReceived
+    | ActorRested
     | ScopeClosed
     | CancelRequested
     | PauseChanged

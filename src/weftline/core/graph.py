@@ -24,16 +24,28 @@ class Join(StrEnum):
     ONE_SUCCEEDED = "one_succeeded"
 
 
-class OptionalInput(Struct, frozen=True, omit_defaults=True):
+class OptionalInput(Struct, frozen=True, omit_defaults=True, tag="optional"):
     """The value of a step, or `default` (a packed value) when that step was skipped."""
 
     step: int
     default: bytes | None = None
 
 
-Input = int | list[int] | OptionalInput
-"""The value of a step, a list of the values of steps, or a value with a default. Steps are named
-by their position in the graph."""
+class OuterInput(Struct, frozen=True, tag="outer"):
+    """The value of a step that the run has already, by its number in the run."""
+
+    number: int
+
+
+class GivenInput(Struct, frozen=True, tag="given"):
+    """A packed value that existed before the run."""
+
+    value: bytes
+
+
+Input = int | list[int] | OptionalInput | OuterInput | GivenInput
+"""The value of a step, a list of the values of steps, or one of the above. Steps are named by
+their position in the graph, where nothing else is said."""
 
 
 class Step(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -59,6 +71,10 @@ class Step(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
             elif isinstance(entry, OptionalInput):
                 yield entry.step
         yield from self.needs
+
+    def outer(self) -> list[int]:
+        """Numbers in the run of the steps outside of its graph that it reads."""
+        return [entry.number for entry in self.inputs if isinstance(entry, OuterInput)]
 
 
 class Graph(Struct, frozen=True, kw_only=True):

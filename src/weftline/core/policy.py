@@ -9,7 +9,9 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `tries` counts every try (the first one too). The wait before try n+1 is
     `retry_delay_s * retry_backoff ** (n - 1)`, made longer by a random share of up to
     `retry_jitter`. With `retry_selected` only failures that the child reported as matching the
-    step's `retry_on` are tried again.
+    step's `retry_on` are tried again. Without `checkpoint` a large result need not survive a crash
+    (None: as the step that returned this one; True at the top). With `inplace` the step, when
+    another one returns it, is carried out by the process that carried out that one.
     """
 
     tries: int = 1
@@ -19,6 +21,8 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_selected: bool = False
     timeout_s: float | None = None
     catch: bool = False
+    checkpoint: bool | None = None
+    inplace: bool = False
 
     def delay_s(self, tried: int, luck: float) -> float:
         """Seconds to wait after `tried` tries; `luck` in [0, 1) is the random share."""
@@ -38,13 +42,15 @@ MAX_DELAY_S = 30 * 24 * 3600.0
 class Placement(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a step may run and what it occupies while it does.
 
-    `resources` and `env_vars` are sorted pairs, so that a placement can be a key.
+    `resources` and `env_vars` are sorted pairs, so that a placement can be a key. `memory` is the
+    most that its processes may have resident together, in bytes; 0 is no limit.
     """
 
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     resources: tuple[tuple[str, float], ...] = ()
     env_vars: tuple[tuple[str, str], ...] = ()
+    memory: int = 0
 
 
 DEFAULT_POLICY = Policy()

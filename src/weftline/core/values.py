@@ -58,7 +58,16 @@ class Field(Struct, frozen=True, array_like=True, tag="field"):
     path: list[str | int]
 
 
-Value = Inline | Object | ListOf | Caught | Field
+class Split(Struct, frozen=True, array_like=True, tag="split"):
+    """What a wait for steps came to: values of those that had ended, and the numbers of the
+    others in their run."""
+
+    ready: list["Value"]
+    run_id: str
+    left: list[int]
+
+
+Value = Inline | Object | ListOf | Caught | Field | Split
 
 _decoder: msgspec.json.Decoder[Value] = msgspec.json.Decoder(Value)
 _error_encoder = msgspec.json.Encoder()
@@ -82,6 +91,12 @@ def pack_inline(codec: str, data: bytes) -> Packed:
 def pack_list(values: list[Packed]) -> Packed:
     """The text of a `ListOf`, made by joining texts: no value is read."""
     return b'["list",[' + b",".join(values) + b"]]"
+
+
+def pack_split(ready: list[Packed], run_id: str, left: list[int]) -> Packed:
+    """The text of a `Split`."""
+    rest = msgspec.json.encode((run_id, left))
+    return b'["split",[' + b",".join(ready) + b"]," + rest[1:]
 
 
 def pack_caught(value: Packed | None, error: Error | None) -> Packed:
