@@ -163,9 +163,9 @@ class FullObjects(LocalObjectStore):
         self._look()
         return super().put(content)
 
-    def writer(self) -> Any:
+    def writer(self, *, durable: bool = True) -> Any:
         self._look()
-        return super().writer()
+        return super().writer(durable=durable)
 
     def _look(self) -> None:
         if (self.root / "full").exists():

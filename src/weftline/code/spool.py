@@ -12,8 +12,11 @@ class Spool:
 
     closed = False  # a file as Arrow and polars want it
 
-    def __init__(self, objects: ObjectStore, limit: int = INLINE_LIMIT) -> None:
+    def __init__(
+        self, objects: ObjectStore, limit: int = INLINE_LIMIT, *, durable: bool = True
+    ) -> None:
         self.objects = objects
+        self._durable = durable
         self.size = 0
         self._limit = limit
         self._parts: list[bytes] = []
@@ -26,7 +29,7 @@ class Spool:
             if self.size <= self._limit:
                 self._parts.append(bytes(part))
                 return count
-            self._writer = self.objects.writer()
+            self._writer = self.objects.writer(durable=self._durable)
             for earlier in self._parts:
                 self._writer.write(earlier)
             self._parts.clear()

@@ -45,6 +45,7 @@ class Encoded(NamedTuple):
     packed: bytes
     objects: tuple[str, ...]
     preview: str | None
+    picture: str | None = None
 
 
 _json_text = msgspec.json.Encoder().encode
@@ -56,8 +57,11 @@ _TRUE = Encoded(b'["inline","json",true]', (), None)
 _FALSE = Encoded(b'["inline","json",false]', (), None)
 
 
-def encode(value: Any, objects: ObjectStore, label: str = "result") -> Encoded:
-    """`value` in the form the journal keeps; what is large goes to the store.
+def encode(
+    value: Any, objects: ObjectStore, label: str = "result", *, durable: bool = True
+) -> Encoded:
+    """`value` in the form the journal keeps; what is large goes to the store, and need not survive
+    a crash of the machine there unless it is `durable`.
 
     Raises: NotPicklable, saying where inside `label` the trouble lies; StorageFull.
     """
@@ -71,7 +75,7 @@ def encode(value: Any, objects: ObjectStore, label: str = "result") -> Encoded:
     text = _json(value, kind)
     if text is not None and len(text) <= INLINE_LIMIT:
         return Encoded(b'["inline","json",%b]' % text, (), None)
-    spool = Spool(objects)
+    spool = Spool(objects, durable=durable)
     codec, definitions = _write(value, kind, text, spool, label)
     size = spool.size
     content = spool.finish()

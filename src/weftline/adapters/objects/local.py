@@ -47,7 +47,7 @@ class LocalObjectStore:
             part.publish(name)
         return name
 
-    def writer(self) -> "_LocalWriter":
+    def writer(self, *, durable: bool = True) -> "_LocalWriter":
         return _LocalWriter(self)
 
     def read(self, name: str) -> memoryview:

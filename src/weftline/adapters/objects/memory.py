@@ -17,7 +17,7 @@ class MemoryObjectStore:
         self._contents.setdefault(name, bytes(content))
         return name
 
-    def writer(self) -> "_MemoryWriter":
+    def writer(self, *, durable: bool = True) -> "_MemoryWriter":
         return _MemoryWriter(self)
 
     def read(self, name: str) -> memoryview:
