@@ -42,12 +42,14 @@ class Encoded(NamedTuple):
     """A value in the form the journal keeps.
 
     `packed` is the text of a `core.values.Value`; `objects` names every object it takes to decode
-    it; `preview` is for people, and None when the text itself shows the value.
+    it; `preview` is for people, and None when the text itself shows the value. `is_volatile`: an
+    object was written that a crash of the machine may take away.
     """
 
     packed: bytes
     objects: tuple[str, ...]
     preview: str | None
+    is_volatile: bool = False
 
 
 _json_text = msgspec.json.Encoder().encode
@@ -59,10 +61,13 @@ _TRUE = Encoded(b'["inline","json",true]', (), None)
 _FALSE = Encoded(b'["inline","json",false]', (), None)
 
 
-def encode(value: Any, objects: ObjectStore, label: str = "result") -> Encoded:
+def encode(
+    value: Any, objects: ObjectStore, label: str = "result", *, durable: bool = True
+) -> Encoded:
     """`value` in the form the journal keeps; what is large goes to the store.
 
-    A reference that is the value itself counts as what it refers to.
+    A reference that is the value itself counts as what it refers to. Without `durable` an object
+    need not survive a crash of the machine; the definitions of classes always do.
     Raises: NotPicklable, saying where inside `label` the trouble lies; StorageFull.
     """
     kind = type(value)
@@ -77,7 +82,7 @@ def encode(value: Any, objects: ObjectStore, label: str = "result") -> Encoded:
     text = _json(value, kind)
     if text is not None and len(text) <= INLINE_LIMIT:
         return Encoded(b'["inline","json",%b]' % text, (), None)
-    spool = Spool(objects)
+    spool = Spool(objects, durable=durable)
     codec, definitions = _write(value, kind, text, spool, label)
     size = spool.size
     content = spool.finish()
@@ -86,7 +91,7 @@ def encode(value: Any, objects: ObjectStore, label: str = "result") -> Encoded:
         packed = b'["inline","%b","%b"]' % (codec.encode(), base64)
         return Encoded(packed, definitions, preview(value, size))
     packed = b'["object","%b","%b",%d]' % (content.encode(), codec.encode(), size)
-    return Encoded(packed, (content, *definitions), preview(value, size))
+    return Encoded(packed, (content, *definitions), preview(value, size), not durable)
 
 
 def encode_object(value: Any, objects: ObjectStore, label: str) -> tuple[bytes, tuple[str, ...]]:
