@@ -159,13 +159,13 @@ class Attempts:
 class FullObjects(LocalObjectStore):
     """A store that has no room as long as there is a file `full` in it."""
 
-    def put(self, content: bytes) -> str:
+    def put(self, content: bytes, *, durable: bool = True) -> str:
         self._look()
-        return super().put(content)
+        return super().put(content, durable=durable)
 
-    def writer(self) -> Any:
+    def writer(self, *, durable: bool = True) -> Any:
         self._look()
-        return super().writer()
+        return super().writer(durable=durable)
 
     def _look(self) -> None:
         if (self.root / "full").exists():

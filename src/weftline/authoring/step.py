@@ -12,12 +12,13 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from weftline.authoring.options import Options, plain_metadata
 from weftline.code.functions import dump_function
 from weftline.codecs.arguments import capture_arguments, current_capture
+from weftline.codecs.rebuild import ObjectRef, StepRef
 from weftline.codecs.values import encode
 from weftline.core.actions import PythonCall
-from weftline.core.graph import Graph, Step
+from weftline.core.graph import GivenInput, Graph, Input, OuterInput, Step
 from weftline.core.values import Object
 from weftline.core.workflow import Workflow
-from weftline.errors import InvalidOption, NotPicklable
+from weftline.errors import InvalidOption, InvalidWorkflow, NotPicklable
 from weftline.ports import ObjectStore
 
 T = TypeVar("T")
@@ -56,9 +57,14 @@ class Composition(Generic[T]):
             )
         return capture.hole_of(self, self)
 
-    def __weftline_graph__(self, objects: ObjectStore) -> tuple[Graph, tuple[str, ...]]:
-        """The graph that ends in this step, and the objects it needs (the step protocol)."""
-        lowered = lower(self, objects)
+    def __weftline_graph__(
+        self, objects: ObjectStore, run_id: str | None = None
+    ) -> tuple[Graph, tuple[str, ...]]:
+        """The graph that ends in this step, and the objects it needs (the step protocol).
+
+        `run_id` is the run that the graph will be part of, if there is one already.
+        """
+        lowered = lower(self, objects, run_id=run_id)
         return lowered.graph, lowered.objects
 
 
@@ -130,12 +136,13 @@ class Lowered(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def lower(output: Composition[Any], objects: ObjectStore) -> Lowered:
+def lower(output: Composition[Any], objects: ObjectStore, *, run_id: str | None = None) -> Lowered:
     """The graph that ends in `output`: its steps breadth-first from there, which is the order in
     which they get their names.
 
-    Functions and large arguments are stored on the way.
-    Raises: NotPicklable, InvalidWorkflow for a circle.
+    Functions and large arguments are stored on the way. Only with the `run_id` of the run that
+    the graph will be part of may it have references to steps, and those of that run alone.
+    Raises: NotPicklable, InvalidWorkflow for a reference to a step of another run.
     """
     order = [output]
     position = {id(output): 0}
@@ -151,9 +158,16 @@ def lower(output: Composition[Any], objects: ObjectStore) -> Lowered:
             order.append(composition)
         return at
 
-    def place_all(entry: object) -> int | list[int]:
+    def place_all(entry: object) -> Input:
         if isinstance(entry, Composition):
             return place(entry)
+        if isinstance(entry, ObjectRef):
+            held.update(dict.fromkeys(entry.objects))
+            return GivenInput(entry.packed)
+        if isinstance(entry, StepRef):
+            if entry.run_id != run_id:
+                raise _foreign(entry, composition._name, run_id)
+            return OuterInput(entry.number)
         assert isinstance(entry, list)
         return [place(one) for one in entry]
 
@@ -213,13 +227,21 @@ class _Stored(NamedTuple):
 
 def _store(function: StepFunction[Any], objects: ObjectStore) -> _Stored:
     code = dump_function(function._function, objects)
-    held: tuple[str, ...] = (code.value.hash,)
+    held: tuple[str, ...] = (code.value.hash, *code.objects)
     retry_on = None
     if function._options.retry_on:
         encoded = encode(function._options.retry_on, objects)
         retry_on = encoded.packed
         held += encoded.objects
     return _Stored(code.value, code.fingerprint, retry_on, held, code.warning)
+
+
+def _foreign(ref: StepRef, name: str, run_id: str | None) -> InvalidWorkflow:
+    place = "there is no run yet" if run_id is None else f"this is run {run_id!r}"
+    return InvalidWorkflow(
+        f"step {name!r} is given {ref!r}, but {place}: what workflow.wait left can be passed on"
+        " only by steps of its own run; pass its value instead"
+    )
 
 
 def is_composition(thing: object) -> bool:

@@ -13,6 +13,7 @@ from weftline.codecs.arrays import read_array, write_array
 from weftline.codecs.exceptions import decode_error, execution_error
 from weftline.codecs.pickles import write_pickle
 from weftline.codecs.previews import preview
+from weftline.codecs.rebuild import ObjectRef, StepRef
 from weftline.codecs.tables import (
     read_arrow_table,
     read_pandas,
@@ -29,7 +30,9 @@ from weftline.core.values import (
     Inline,
     ListOf,
     Object,
+    Split,
     Value,
+    pack,
     unpack,
 )
 from weftline.ports import ObjectStore
@@ -39,12 +42,14 @@ class Encoded(NamedTuple):
     """A value in the form the journal keeps.
 
     `packed` is the text of a `core.values.Value`; `objects` names every object it takes to decode
-    it; `preview` is for people, and None when the text itself shows the value.
+    it; `preview` is for people, and None when the text itself shows the value. `is_volatile`: an
+    object was written that a crash of the machine may take away.
     """
 
     packed: bytes
     objects: tuple[str, ...]
     preview: str | None
+    is_volatile: bool = False
 
 
 _json_text = msgspec.json.Encoder().encode
@@ -56,9 +61,13 @@ _TRUE = Encoded(b'["inline","json",true]', (), None)
 _FALSE = Encoded(b'["inline","json",false]', (), None)
 
 
-def encode(value: Any, objects: ObjectStore, label: str = "result") -> Encoded:
+def encode(
+    value: Any, objects: ObjectStore, label: str = "result", *, durable: bool = True
+) -> Encoded:
     """`value` in the form the journal keeps; what is large goes to the store.
 
+    A reference that is the value itself counts as what it refers to. Without `durable` an object
+    need not survive a crash of the machine; the definitions of classes always do.
     Raises: NotPicklable, saying where inside `label` the trouble lies; StorageFull.
     """
     kind = type(value)
@@ -68,10 +77,12 @@ def encode(value: Any, objects: ObjectStore, label: str = "result") -> Encoded:
         return _TRUE if value else _FALSE
     if value is None:
         return _NULL
+    if kind is ObjectRef:
+        return Encoded(value.packed, value.objects, None)
     text = _json(value, kind)
     if text is not None and len(text) <= INLINE_LIMIT:
         return Encoded(b'["inline","json",%b]' % text, (), None)
-    spool = Spool(objects)
+    spool = Spool(objects, durable=durable)
     codec, definitions = _write(value, kind, text, spool, label)
     size = spool.size
     content = spool.finish()
@@ -80,7 +91,22 @@ def encode(value: Any, objects: ObjectStore, label: str = "result") -> Encoded:
         packed = b'["inline","%b","%b"]' % (codec.encode(), base64)
         return Encoded(packed, definitions, preview(value, size))
     packed = b'["object","%b","%b",%d]' % (content.encode(), codec.encode(), size)
-    return Encoded(packed, (content, *definitions), preview(value, size))
+    return Encoded(packed, (content, *definitions), preview(value, size), not durable)
+
+
+def encode_object(value: Any, objects: ObjectStore, label: str) -> tuple[bytes, tuple[str, ...]]:
+    """`value` as an object in the store, however small. Returns: its text, and what it takes.
+
+    Raises: as `encode`.
+    """
+    kind = type(value)
+    is_scalar = kind is bool or value is None or (kind is int and -(2**63) <= value < 2**63)
+    text = _json_text(value) if is_scalar else _json(value, kind)
+    spool = Spool(objects, limit=-1)
+    codec, held = _write(value, kind, text, spool, label)
+    size, name = spool.size, spool.finish()
+    assert isinstance(name, str)
+    return pack(Object(name, codec, size)), (name, *held)
 
 
 def decode(packed: bytes, objects: ObjectStore) -> Any:
@@ -112,6 +138,9 @@ def _decode(value: Value, objects: ObjectStore) -> Any:
             for key in path:
                 found = found[key]
             return found
+        case Split(ready, run_id, left):
+            values = [_decode(each, objects) for each in ready]
+            return values, [StepRef(run_id, number) for number in left]
 
 
 def _json(value: Any, kind: type) -> bytes | None:
@@ -159,7 +188,7 @@ def _is_json(items: Sequence[Any], seen: set[int], depth: int) -> bool:
 def _write(
     value: Any, kind: type, text: bytes | None, spool: Spool, label: str
 ) -> tuple[str, tuple[str, ...]]:
-    """Write the content of a value. Returns: its codec, and the definitions it refers to."""
+    """Write the content of a value. Returns: its codec, and the objects it refers to."""
     if text is not None:
         spool.write(text)
         return "json", ()

@@ -87,9 +87,9 @@ def _packed(result: Any, call: Call, started_at: float, objects: ObjectStore) ->
     """What the function returned, as it is told. Raises: StorageFull, and what the value does."""
     graph_of = getattr(type(result), "__weftline_graph__", None)
     if graph_of is None:
-        value, names, preview = encode(result, objects, f"the result of step {call.step!r}")
-        return Returned(call.key, started_at, 0.0, None, value, preview, names)
-    graph, names = graph_of(result, objects)
+        done = encode(result, objects, f"the result of step {call.step!r}")
+        return Returned(call.key, started_at, 0.0, None, done.packed, done.preview, done.objects)
+    graph, names = graph_of(result, objects, call.run_id)
     name, pages = encode_pages(graph.steps)
     return ReturnedSteps(call.key, started_at, 0.0, None, name, pages, graph.output, names)
 
