@@ -201,9 +201,10 @@ class Signal(Struct, frozen=True):
 
 
 class ActorCall(Struct, frozen=True):
-    """The body of a CALL: a `core.graph` step in MessagePack."""
+    """The body of a CALL: as in `core.events.CallReceived`."""
 
-    step: bytes
+    steps: bytes
+    call: str
     objects: tuple[str, ...] = ()
 
 

@@ -14,7 +14,7 @@ from weftline.code.functions import dump_function
 from weftline.codecs.arguments import capture_arguments, current_capture
 from weftline.codecs.rebuild import ObjectRef, StepRef
 from weftline.codecs.values import encode
-from weftline.core.actions import PythonCall
+from weftline.core.actions import PythonCall, Wait
 from weftline.core.graph import GivenInput, Graph, Input, OuterInput, Step
 from weftline.core.values import Object
 from weftline.core.workflow import Workflow
@@ -37,7 +37,10 @@ class Composition(Generic[T]):
     __slots__ = ("__weakref__", "_args", "_function", "_kwargs")
 
     def __init__(
-        self, function: "StepFunction[Any]", args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        function: "StepFunction[Any] | Waiting",
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         self._function, self._args, self._kwargs = function, args, kwargs
 
@@ -128,6 +131,14 @@ class StepFunction(Generic[C]):
             raise TypeError(f"step {self._name!r}: {error}") from None
 
 
+class Waiting(NamedTuple):
+    """What a composition does instead of calling a function: wait, for the steps that are its
+    arguments or for something else. `name` is the name that its step asks for."""
+
+    name: str
+    action: Wait
+
+
 class Lowered(NamedTuple):
     """A composition as a graph; `objects` are what the graph needs to be run."""
 
@@ -173,6 +184,10 @@ def lower(output: Composition[Any], objects: ObjectStore, *, run_id: str | None 
 
     for composition in order:  # grows while it is walked
         function = composition._function
+        if isinstance(function, Waiting):
+            inputs = tuple([place_all(source) for source in composition._args])
+            steps.append(Step(name=function.name, action=function.action, inputs=inputs))
+            continue
         stored = functions.get(id(function))
         if stored is None:
             stored = functions[id(function)] = _store(function, objects)
@@ -194,6 +209,8 @@ def lower(output: Composition[Any], objects: ObjectStore, *, run_id: str | None 
                     stored.fingerprint,
                     captured.plain,
                     stored.retry_on,
+                    options.listens,
+                    options.is_writer,
                 ),
                 inputs=tuple([place_all(entry) for entry in found]),
                 placement=options.placement,

@@ -1073,7 +1073,7 @@ class Engine:
             case InboxKind.CALL:
                 call = decode_json(entry.body, type=ActorCall)
                 active.objects += call.objects
-                return CallReceived(call.step)
+                return CallReceived(call.steps, call.call)
 
     def _watch(self, run_id: str, name: str | None, listener: Listener) -> None:
         try:
