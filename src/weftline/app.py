@@ -43,10 +43,12 @@ from weftline.errors import (
 )
 from weftline.ports import Creation, Executor, InboxKind, ObjectStore, RunRecord
 from weftline.version import __version__
+from weftline.workers.attempt import current
 from weftline.workers.children import Children
 from weftline.workers.inline import Inline
 from weftline.workers.orphans import end_orphans
 from weftline.workers.slots import Slots, find_slots
+from weftline.workers.threads import Threads
 
 PATIENCE_STORAGE_S = 30.0
 """How long a driver waits for a home that cannot be written before it lets its run go."""
@@ -345,7 +347,10 @@ class App:
     def _engine(self) -> "_EngineThread | _EngineHere":
         """What drives runs: one engine on its own thread for the whole process, or, with the
         inline executor, a fresh engine in the thread that calls."""
-        if self.settings.executor == "inline":
+        executor = self.settings.executor
+        # A step in a thread that runs a workflow does so itself: it has a slot already, and would
+        # else wait for others that may all be waiting likewise.
+        if executor == "inline" or (executor == "threads" and current() is not None):
             self.journal.change_count()
             return _EngineHere(self)
         with self._lock:
@@ -364,7 +369,13 @@ class App:
         return engine
 
     def new_inline(self) -> Inline:
-        return Inline(objects=self.objects, slots=self._slots)
+        return Inline(objects=self.objects, slots=self._slots, home=self.settings.home)
+
+    def new_executor(self, engine_id: str) -> Children | Threads:
+        """What carries attempts out for the process's engine."""
+        if self.settings.executor == "threads":
+            return Threads(objects=self.objects, slots=self._slots, home=self.settings.home)
+        return self.new_children(engine_id)
 
     def new_children(self, engine_id: str) -> Children:
         home, objects = self.settings.home, self.settings.objects
@@ -409,7 +420,7 @@ class _EngineThread:
     def __init__(self, app: App) -> None:
         self.engine_id = uuid.uuid4().hex
         self._journal = app.journal
-        self._executor = app.new_children(self.engine_id)
+        self._executor = app.new_executor(self.engine_id)
         self._committer = Committer(app.journal, self._executor.wake)
         self.engine = app.new_engine(self._executor, self.engine_id, self._committer)
         self._thread = threading.Thread(target=self._main, name="weftline-engine", daemon=True)

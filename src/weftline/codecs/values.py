@@ -50,6 +50,7 @@ class Encoded(NamedTuple):
     objects: tuple[str, ...]
     preview: str | None
     is_volatile: bool = False
+    picture: str | None = None
 
 
 _json_text = msgspec.json.Encoder().encode
