@@ -58,6 +58,10 @@ class Glyphs:
         self.across = "-" if is_plain else "─"
         self.inner = ":" if is_plain else "┆"
         self._full, self._empty = ("#", "-") if is_plain else ("━", "─")
+        # As `timeline` counts them: nothing, a delay, a wait, what is well, runs, was stopped, was
+        # lost or failed, the last three with the cell in which that happened behind them.
+        self.timeline = " :.=>=/=!=x" if is_plain else " ┈┄━╍━■━!━✗"
+        self.ticks = "|-+" if is_plain else "├─┼"
 
     def mark(self, look: int, now: float | None = None) -> Text:
         """The sign of a state; with `now` that of something running turns."""
