@@ -35,7 +35,9 @@ def bar_of(lines: list[str], name: str) -> str:
 
 def test_tries_waits_failures_and_losses_are_marked_in_the_bars() -> None:
     book = Book(
-        graph(step("all", 1, 2, 3, 4), step("a", tries=2), timer("sleep", 9.0), step("b"), step("c"))
+        graph(
+            step("all", 1, 2, 3, 4), step("a", tries=2), timer("sleep", 9.0), step("b"), step("c")
+        )
     )
     book.begin_wait("sleep")  # at 102
     book.record(StepStarted(1, 1, started_at=102.0))

@@ -1,10 +1,10 @@
 """A run's time drawn in the terminal: a row for each step or group of them, a bar for each try.
 
-    2026-03-01 12:00:00 to 12:00:09 (9.0 s)
-                 0          5 s
-                 ├──────────┼────────
-    ✓  load      ━━━━                  1.9 s
-    ✓  train ×3      ━━━✗┈┈━━━━━━━━    6.2 s  1 failed
+2026-03-01 12:00:00 to 12:00:09 (9.0 s)
+             0          5 s
+             ├──────────┼────────
+✓  load      ━━━━                  1.9 s
+✓  train ×3      ━━━✗┈┈━━━━━━━━    6.2 s  1 failed
 """
 
 from collections.abc import Iterable, Sequence
@@ -112,9 +112,7 @@ def _row_of_step(tree: Tree, step: int, spans: list[Span], depth: int) -> Row:
     return Row(depth, tree.states[step], tree.names[step], 1, spans)
 
 
-def _grouped(
-    tree: Tree, by_step: dict[int, list[Span]], limit: int
-) -> tuple[list[Row], str]:
+def _grouped(tree: Tree, by_step: dict[int, list[Span]], limit: int) -> tuple[list[Row], str]:
     members: dict[int, list[int]] = {}
     for step in by_step:
         members.setdefault(tree.group_of(step).index, []).append(step)
