@@ -70,6 +70,10 @@ class Glyphs:
             sign = self.spinner[int(now * 10) % len(self.spinner)]
         return Text(sign, _MARK_STYLES[look])
 
+    def level(self, level: str) -> str:
+        """The sign of how something is: `ok`, `warn` or `bad`."""
+        return {"ok": self._marks[DONE], "warn": "!", "bad": self._marks[FAILED]}[level]
+
     def rail(self, kind: str, *, is_end: bool) -> str:
         """Where a rail meets a line across: at its left or right end, or in its middle."""
         if self._is_plain:

@@ -161,6 +161,38 @@ def run(
     return run_file(file, run_id=run_id, params=param or [], quiet=quiet, as_json=as_json)
 
 
+@app.command("status")
+def status(
+    all_runs: Annotated[
+        bool, typer.Option("--all", help="All unfinished runs, not only the 20 newest.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show who is alive, what is unfinished, and what it waits for."""
+    from weftline.cli.status import show_status
+
+    return show_status(all_runs=all_runs, as_json=as_json)
+
+
+@app.command("doctor")
+def doctor(
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Check every run, and the content of every object: may take long."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Check that everything in the home is sound; changes nothing.
+
+    The exit status is 1 when something is bad.
+    """
+    from weftline.cli.doctor import check_home
+
+    return check_home(full=full, as_json=as_json)
+
+
 @runs.command("list")
 def list_(
     status: Annotated[

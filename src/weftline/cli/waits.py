@@ -19,7 +19,7 @@ def wait_text(waiting: Waiting, now: float) -> str:
         case WaitingFor.STEPS:
             return f"the end of {waiting.count or 1:,} of its inputs" + _until(waiting, now)
         case WaitingFor.RESOURCES:
-            return f"free: {asks_text(waiting.asks or Placement())}"
+            return asks_text(waiting.asks or Placement())
         case WaitingFor.RETRY:
             return "its next try" + _until(waiting, now)
         case WaitingFor.LIMIT:
