@@ -154,7 +154,7 @@ def check_runs(
             events = reader.refresh()
             record = reader.recorded().record
             problems = contradictions(record, reader.run)
-            volatile.update(name for _, event in events for name in _volatile_objects(event))
+            volatile.update(name for _, event in events for name in volatile_objects(event))
         except WorkflowNotFoundError:  # deleted meanwhile
             continue
         except Exception as error:  # whatever it is, it is what we are looking for
@@ -197,7 +197,8 @@ def contradictions(record: RunRecord, run: Run) -> list[str]:
     return found
 
 
-def _volatile_objects(event: Event) -> Iterator[str]:
+def volatile_objects(event: Event) -> Iterator[str]:
+    """Objects of the value that the event brought, if they need not survive a crash."""
     if isinstance(event, StepSucceeded) and event.is_volatile:
         waiting: list[Value] = [unpack(bytes(event.value))]
         while waiting:

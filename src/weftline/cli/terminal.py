@@ -79,7 +79,7 @@ def duration(seconds: float) -> str:
 
 def byte_count(size: int) -> str:
     """A number of bytes: `812 B`, `1.2 MB`; a megabyte is a million bytes."""
-    amount, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    amount, units = float(size), ["B", "kB", "MB", "GB", "TB", "PB"]
     while amount >= 999.5 and len(units) > 1:
         amount /= 1000
         del units[0]
