@@ -5,11 +5,12 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.json import encode as encode_call
 from msgspec.structs import replace
 
 from weftline.api.checks import checked_id
 from weftline.api.handles import RunHandle
-from weftline.app import App, home
+from weftline.app import App, Planned, home
 from weftline.authoring import actor as authoring
 from weftline.authoring.options import Options
 from weftline.authoring.step import Composition, default_name, lower, to_workflow
@@ -23,6 +24,7 @@ from weftline.errors import (
     WorkflowNotResumableError,
     WorkflowRunningError,
 )
+from weftline.ports import ActorCall, InboxKind
 
 
 class _Decorator:
@@ -186,7 +188,9 @@ class ActorMethod:
                 " arguments: let a workflow make its argument"
             )
         call = uuid.uuid4().hex
-        app.call_actor(self._actor_id, pages[0], call, lowered.objects)
+        app.post(
+            self._actor_id, InboxKind.CALL, encode_call(ActorCall(pages[0], call, lowered.objects))
+        )
         return RunHandle(self._actor_id, call)
 
 
@@ -245,10 +249,8 @@ class _Here(RunHandle[Any]):
 
 def _start(app: App, actor_id: str, cls: type, init: Composition[Any]) -> None:
     written, objects, warned = to_workflow(init, app.objects, None)
-    submission = app.submission(
-        written, run_id=actor_id, objects=objects, warned=warned, detached=True, is_actor=True
-    )
-    submission.creation = replace(submission.creation, workflow=default_name(cls))
-    refused = app.start_detached([submission], [lambda ended: None])[0]
+    named = replace(written, name=default_name(cls))
+    planned = Planned(actor_id, named, lambda ended: None, objects, warned, is_actor=True)
+    refused = app.start_detached([planned])[0]
     if refused is not None:
         raise refused

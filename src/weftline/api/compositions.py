@@ -6,11 +6,11 @@ from typing import Any, Generic, TypeVar, overload
 
 from weftline.api.checks import checked_id, checked_metadata, new_id
 from weftline.api.handles import RunHandle
-from weftline.app import App, home
+from weftline.app import App, Planned, home
 from weftline.authoring.options import Options
 from weftline.authoring.step import Composition, StepFunction, to_workflow
 from weftline.core.events import RunStatus
-from weftline.engine.active import Ended, Submission
+from weftline.engine.active import Ended
 from weftline.errors import InvalidOption, WorkflowRunningError
 from weftline.workers.attempt import current
 
@@ -80,9 +80,8 @@ class Workflow(Composition[T], Generic[T]):
             written, _, _ = to_workflow(self, app.objects, None)
             app.resume(workflow_id, written=written)
             return RunHandle(workflow_id)
-        submission = _submission(self, app, workflow_id or new_id(), metadata)
-        handle: RunHandle[T] = RunHandle(submission.run_id)
-        refused = app.start_detached([submission], [handle.followed().settle])[0]
+        handle: RunHandle[T] = RunHandle(workflow_id or new_id())
+        refused = app.start_detached([_plan(self, app, handle, metadata)])[0]
         if refused is not None:
             raise refused
         return handle
@@ -113,9 +112,10 @@ def submit_many(
             raise InvalidOption(f"max_running={max_running!r} must be a whole number, at least 1")
     app = home()
     group = None if max_running is None else (new_id(), max_running)
-    submissions = [_submission(one, app, new_id(), None, group) for one in compositions]
-    handles: list[RunHandle[Any]] = [RunHandle(each.run_id) for each in submissions]
-    refused = app.start_detached(submissions, [each.followed().settle for each in handles])
+    handles: list[RunHandle[Any]] = [RunHandle(new_id()) for _ in compositions]
+    refused = app.start_detached(
+        [_plan(one, app, to, None, group) for one, to in zip(compositions, handles, strict=True)]
+    )
     for error in refused:
         if error is not None:
             accepted = zip(handles, refused, strict=True)
@@ -124,19 +124,18 @@ def submit_many(
     return handles
 
 
-def _submission(
+def _plan(
     composition: Composition[Any],
     app: App,
-    run_id: str,
+    handle: RunHandle[Any],
     metadata: dict[str, Any] | None,
     group: tuple[str, int] | None = None,
-) -> Submission:
+) -> Planned:
     written, objects, warned = to_workflow(composition, app.objects, metadata)
     for text in warned:
         warnings.warn(text, stacklevel=3)
-    return app.submission(
-        written, run_id=run_id, objects=objects, warned=warned, detached=True, group=group
-    )
+    listener = handle.followed().settle
+    return Planned(handle.workflow_id, written, listener, objects, warned, group=group)
 
 
 def _refuse_own_run(workflow_id: str | None) -> None:

@@ -39,7 +39,8 @@ class RunHandle(Future[T], Generic[T]):
 
         Raises: the error that the run (or step) ended with; TimeoutError after `timeout` seconds.
         """
-        return home().result_of(self.workflow_id, self._ended(timeout))  # type: ignore[no-any-return]
+        ended = self._ended(timeout)
+        return home().result_of(self.workflow_id, ended, self._name)  # type: ignore[no-any-return]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What `result` raises; None when there is a value. Raises: TimeoutError."""
@@ -47,7 +48,7 @@ class RunHandle(Future[T], Generic[T]):
         if ended.status is RunStatus.SUCCESSFUL:
             return None
         try:
-            home().result_of(self.workflow_id, ended)
+            home().result_of(self.workflow_id, ended, self._name)
         except BaseException as error:
             return error
         return None

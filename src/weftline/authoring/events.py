@@ -20,7 +20,7 @@ class EventListener:
     async def poll_for_event(self, *args: Any, **kwargs: Any) -> Any:
         """The event, once it has come. Called again after a crash, as long as what it returned
         was not recorded."""
-        raise NotImplementedError(f"{type(self).__qualname__} must define poll_for_event")
+        raise TypeError(f"{type(self).__qualname__} does not define poll_for_event")
 
     async def event_checkpointed(self, event: Any) -> None:
         """The event is recorded and will not be polled for again; a source may now forget it. May
@@ -37,6 +37,8 @@ def check_listener(listener: Any) -> None:
         raise TypeError(
             f"wait_for_event takes a class derived from workflow.EventListener, not {listener!r}"
         )
+    if listener.poll_for_event is EventListener.poll_for_event:
+        raise TypeError(f"the listener {listener.__qualname__} does not define poll_for_event")
 
 
 def is_checkpoint_wanted(listener: type[EventListener]) -> bool:
@@ -45,7 +47,7 @@ def is_checkpoint_wanted(listener: type[EventListener]) -> bool:
 
 
 @cache
-def poll_of(listener: type[EventListener]) -> Callable[..., Any]:
+def poll_of(listener: Any) -> Callable[..., Any]:
     """A function that waits for the listener's event; always the same one for a class."""
 
     def poll(*args: Any, **kwargs: Any) -> Any:
@@ -55,7 +57,7 @@ def poll_of(listener: type[EventListener]) -> Callable[..., Any]:
 
 
 @cache
-def checkpoint_of(listener: type[EventListener]) -> Callable[..., Any]:
+def checkpoint_of(listener: Any) -> Callable[..., Any]:
     """A function that tells the listener that its event is recorded, and returns the event."""
 
     async def checkpoint(event: Any) -> Any:
