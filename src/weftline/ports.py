@@ -267,6 +267,9 @@ FROM_BASE = -1
 """In place of a seq: where whoever goes on with a run may begin to read."""
 
 
+INBOX_AT_ONCE = 10_000
+
+
 class Journal(Protocol):
     """The events of all runs, written by the engines that own them.
 
@@ -290,7 +293,7 @@ class Journal(Protocol):
         ...
 
     def read_inbox(self, engine: str) -> list[InboxEntry]:
-        """News for the runs that this engine owns, oldest first; at most some thousands."""
+        """News for the runs that this engine owns, oldest first; at most `INBOX_AT_ONCE`."""
         ...
 
     def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:

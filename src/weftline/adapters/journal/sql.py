@@ -4,6 +4,8 @@ The tables are in `migrations/`. Statements are whole and constant, so that each
 for every connection.
 """
 
+from weftline.ports import INBOX_AT_ONCE
+
 BEGIN_WRITE = "BEGIN IMMEDIATE"
 """Start a transaction that writes, waiting for nobody later on."""
 
@@ -175,10 +177,10 @@ FROM runs
 OWNER = "SELECT engine FROM runs WHERE run_id = ?"
 """Who drives a run."""
 
-READ_INBOX = """
+READ_INBOX = f"""
 SELECT inbox.number, run_id, kind, body FROM inbox JOIN runs USING (run_id)
 WHERE body IS NOT NULL AND runs.engine = ?
-ORDER BY inbox.number LIMIT 10000
+ORDER BY inbox.number LIMIT {INBOX_AT_ONCE}
 """
 """What the runs of an engine have not taken in."""
 
