@@ -183,17 +183,22 @@ def show_run(run_id: str, *, as_json: bool) -> int:
     """What is known of the run, and its graph."""
     app = home()
     record_of(app, run_id)
-    recorded = app.read(run_id)
+    reader = RunReader(app.journal, run_id)
+    events = reader.refresh()
+    recorded = reader.recorded()
     status = app.status_of(recorded.record)
     if as_json:
         document = _run_document(recorded.record, status)
         run = recorded.run
+        made = {event.step: event for _, event in events if isinstance(event, StepSucceeded)}
         document |= {
             "steps": len(run.steps),
             "failed_step": None if run.failed_step is None else run.steps[run.failed_step].name,
             "reason": run.held,
             "warnings": run.warnings,
-            "graph": [_step_document(run, step, status) for step in run.steps],
+            "graph": [
+                _step_document(run, step, status, made.get(step.number)) for step in run.steps
+            ],
         }
         say_json(document)
         return 0
@@ -253,7 +258,9 @@ def _say_what_next(run_id: str, status: RunStatus) -> None:
     say(f"  {command('weft', 'runs', *hint)}", (f"   {what}", "dim"), to=sys.stderr)
 
 
-def _step_document(run: Run, step: StepState, status: RunStatus) -> dict[str, Any]:
+def _step_document(
+    run: Run, step: StepState, status: RunStatus, made: StepSucceeded | None
+) -> dict[str, Any]:
     scope = run.scopes[step.scope]
     shown = run.status_of(step)
     started_at, ended_at = step.started_at, step.ended_at
@@ -269,6 +276,8 @@ def _step_document(run: Run, step: StepState, status: RunStatus) -> dict[str, An
         "inputs": [run.steps[scope.first + n].name for n in dict.fromkeys(step.spec.upstream())],
         "returned_by": None if scope.owner is None else run.steps[scope.owner].name,
         "error": error_document(error),
+        "preview": None if made is None else made.preview,
+        "picture": None if made is None else made.picture,
     }
 
 
