@@ -226,7 +226,7 @@ def _inputs_of(shown: Shown) -> list[str]:
 
 def _document(run_id: str, shown: Shown, printed: tuple[int, int]) -> dict[str, Any]:
     step, made = shown.step, shown.made
-    document = step_document(shown.run, step, shown.status)
+    document = step_document(shown.run, step, shown.status, made)
     tries = []
     for span in shown.spans:
         each = span_document(shown.run, span)
@@ -246,5 +246,4 @@ def _document(run_id: str, shown: Shown, printed: tuple[int, int]) -> dict[str, 
         "returned": 0 if step.opened is None else shown.run.scopes[step.opened].count,
         "printed_bytes": {"out": printed[0], "err": printed[1]},
         "preview": None if made is None else plain(preview_of(made)),
-        "picture": None if made is None else made.picture,
     }
