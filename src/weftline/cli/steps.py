@@ -15,6 +15,7 @@ from weftline.cli.spans import Outcome, Span, SpanKind, spans_of
 from weftline.cli.terminal import (
     byte_count,
     command,
+    count,
     duration,
     lines_of,
     moment,
@@ -160,7 +161,7 @@ def _say_step(run_id: str, shown: Shown, printed: tuple[int, int]) -> None:
         more = f" and {len(inputs) - 20:,} more" if len(inputs) > 20 else ""
         lines.append(("inputs", ", ".join(one_line(each, 60) for each in inputs[:20]) + more, ""))
     if step.opened is not None:
-        lines.append(("returned", f"{run.scopes[step.opened].count:,} steps", ""))
+        lines.append(("returned", count(run.scopes[step.opened].count, "step"), ""))
     lines.append(("occupies", asks_text(step.spec.placement), ""))
     if any(printed):
         hint = command("weft", "runs", "logs", run_id, "--step", step.name)
