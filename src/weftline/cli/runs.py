@@ -34,6 +34,7 @@ from weftline.cli.timeline import bounds, draw_timeline, rows_of
 from weftline.cli.tree import Tree
 from weftline.core.events import (
     RunStatus,
+    StepSucceeded,
 )
 from weftline.core.run import Run, StepState
 from weftline.engine.recovery import Recorded, RunReader
