@@ -48,8 +48,8 @@ def mark(x: int, path: str) -> int:
 
 def chain(count: int) -> dict[str, Any]:
     """Steps one after the other; the time of one is from its predecessor's end to its own."""
-    from weftline.api.checks import new_id
 from weftline import workflow
+    from weftline.api.checks import new_id
     from weftline.app import home
     from weftline.core.events import StepSucceeded, decode_event
 
