@@ -48,8 +48,7 @@ def mark(x: int, path: str) -> int:
 
 def chain(count: int) -> dict[str, Any]:
     """Steps one after the other; the time of one is from its predecessor's end to its own."""
-from weftline import workflow
-    from weftline.api.checks import new_id
+    from weftline import workflow
     from weftline.app import home
     from weftline.core.events import StepSucceeded, decode_event
 
@@ -116,6 +115,7 @@ def many(count: int, threads: int) -> dict[str, Any]:
     """Runs of three steps in a row, all driven by this process; `threads` callers of `.run()`,
     or, with 0, all handed to the engine at once."""
     from weftline import workflow
+    from weftline.api.checks import new_id
     from weftline.app import Drive, home
     from weftline.authoring.step import to_workflow
 
