@@ -115,6 +115,7 @@ def many(count: int, threads: int) -> dict[str, Any]:
     """Runs of three steps in a row, all driven by this process; `threads` callers of `.run()`,
     or, with 0, all handed to the engine at once."""
     from weftline import workflow
+    from weftline.api.checks import new_id
     from weftline.app import Drive, home
     from weftline.authoring.step import to_workflow
 
@@ -130,7 +131,7 @@ def many(count: int, threads: int) -> dict[str, Any]:
         drives: list[Drive] = []
         for n in range(count):
             written, objects, _ = to_workflow(compose(n), app.objects, None)
-            drives.append(app.start(written, run_id=workflow.new_id(), objects=objects, quiet=True))
+            drives.append(app.start(written, run_id=new_id(), objects=objects, quiet=True))
         for n, drive in enumerate(drives):
             assert app.result_of(drive.run_id, drive.wait()) == n + 3
 

@@ -181,9 +181,9 @@ class FullObjects(LocalObjectStore):
     """A store that has no room as long as there is a file `full` in it. It notes in a file `loose`
     the names of objects that need not survive."""
 
-    def put(self, content: bytes) -> str:
+    def put(self, content: bytes, *, durable: bool = True) -> str:
         self._look()
-        return super().put(content)
+        return super().put(content, durable=durable)
 
     def writer(self, *, durable: bool = True) -> Any:
         self._look()

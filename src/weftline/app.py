@@ -41,7 +41,7 @@ from weftline.errors import (
     WorkflowNotResumableError,
     WorkflowRunningError,
 )
-from weftline.ports import Creation, Executor, ObjectStore, RunRecord
+from weftline.ports import Creation, Executor, InboxKind, ObjectStore, RunRecord
 from weftline.version import __version__
 from weftline.workers.attempt import current
 from weftline.workers.children import Children
@@ -364,8 +364,9 @@ class App:
         self, executor: Executor, engine_id: str, committer: Committer | None = None
     ) -> Engine:
         """An engine on this home, registered as alive."""
-        self.journal.register(engine_id)
-        return Engine(engine_id, self.journal, executor, time, committer=committer)
+        engine = Engine(engine_id, self.journal, executor, time, committer=committer)
+        self.journal.register(engine_id, engine.look)
+        return engine
 
     def new_inline(self) -> Inline:
         return Inline(objects=self.objects, slots=self._slots, home=self.settings.home)
@@ -531,7 +532,7 @@ class Drive:
 
     def cancel(self) -> None:
         """End the run: running steps are killed, no further one starts."""
-        self.engine.cancel(self.run_id)
+        self._app.journal.post(self.run_id, InboxKind.CANCEL, b"null")
 
     def let_go(self) -> None:
         """Stop driving the run; it is RESUMABLE when this returns."""

@@ -4,6 +4,7 @@ A message names the thing, says what is wrong and what to do next. Where users o
 expect a built-in class (ValueError, RuntimeError, TypeError), the error derives from it as well.
 """
 
+import queue
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -64,6 +65,14 @@ class WorkflowRunningError(WorkflowError, RuntimeError, ValueError):
     """The run is being driven right now, so it can neither be started again nor deleted."""
 
 
+class WorkflowQueueFull(WorkflowError, queue.Full):
+    """The limit on workflows that run, and the one on those that wait for it, are both reached."""
+
+
+class VirtualActorNotInitializedError(WorkflowError, RuntimeError):
+    """The actor's `__init__` has not ended yet, so there is no state to read."""
+
+
 class WorkflowNotResumableError(WorkflowError, ValueError):
     """The run is in a state from which this call cannot go on; the message tells what can."""
 
@@ -89,6 +98,10 @@ class WorkflowExecutionError(WorkflowError, RuntimeError):
 
 class WorkflowCanceledError(WorkflowExecutionError):
     """The run was canceled before it had a result."""
+
+
+class StepMemoryError(WeftlineError, MemoryError):
+    """A step's processes took more memory than its `memory`; they were ended."""
 
 
 class StepTimeoutError(WeftlineError, TimeoutError):

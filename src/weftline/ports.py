@@ -1,9 +1,10 @@
 """What Weftline needs from outside, in its own words. Adapters fulfil these; features call them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
@@ -36,7 +37,9 @@ class ObjectStore(Protocol):
     Raises: StorageFull when there is no space left; nothing is half-written then.
     """
 
-    def put(self, content: bytes) -> str: ...
+    def put(self, content: bytes, *, durable: bool = True) -> str:
+        """Store the content; `durable` as for `writer`. What is there already is as good as new."""
+        ...
 
     def writer(self, *, durable: bool = True) -> ObjectWriter:
         """For content that does not fit into memory twice: write parts, then commit. Without
@@ -52,10 +55,77 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def exists(self, name: str) -> bool: ...
+    def exists(self, name: str) -> bool:
+        """Whether the object is there. One that is not durable is looked at as a whole, since a
+        crash of the machine may have damaged it: then it counts as gone."""
+        ...
 
     def delete(self, name: str) -> None:
         """Remove the object; none of that name is no error."""
+        ...
+
+
+class StoredFile(NamedTuple):
+    """Something that takes room in an object store. The time is in seconds since 1970."""
+
+    name: str
+    size_bytes: int
+    modified_at: float
+    is_volatile: bool = False
+
+
+class Removed(NamedTuple):
+    """What was removed for good."""
+
+    files: int
+    size_bytes: int
+
+
+class ObjectUpkeep(Protocol):
+    """Finds what nobody needs any more in an object store, and removes it in two steps.
+
+    Which objects are needed, the caller knows. What it throws away may be named by a run a moment
+    later: until the trash is emptied, reading the object or asking whether it exists brings it
+    back, and storing its content again is as if it had never been there.
+
+    Raises: StorageError.
+    """
+
+    def objects(self) -> Iterator[StoredFile]:
+        """Every object that is not in the trash, in no order; twice if it is there both durable
+        and volatile. Others may come and go meanwhile."""
+        ...
+
+    def trash(self, found: StoredFile) -> bool:
+        """Move an object into the trash, unless it was stored again since it was `found`."""
+        ...
+
+    def trashed(self) -> Iterator[StoredFile]:
+        """What is in the trash, in no order; `modified_at` is when it came there."""
+        ...
+
+    def restore(self, name: str) -> bool:
+        """Bring an object back from the trash, as good as new; whether there was one to bring."""
+        ...
+
+    def empty_trash(self, older_than_s: float) -> Removed:
+        """Remove for good what has been in the trash for longer than this."""
+        ...
+
+    def incoming(self) -> Iterator[StoredFile]:
+        """What is being written, or was by somebody who has died; its name is no object's."""
+        ...
+
+    def clear_incoming(self, older_than_s: float) -> Removed:
+        """Remove what has been incoming without a change for longer than this: longer than any
+        writer may pause."""
+        ...
+
+    def check(self, name: str) -> None:
+        """Compare the content of the object, and of every copy of it, with its name.
+
+        Raises: ObjectDamaged, ObjectNotFound.
+        """
         ...
 
 
@@ -97,6 +167,8 @@ class Summary(Struct, kw_only=True):
     wake_at: float | None = None
     error: Error | None = None
     value: Packed | None = None
+    base_seq: int = 0
+    """The seq of the event at which whoever goes on with the run may begin to read."""
 
 
 class Creation(Struct, frozen=True, kw_only=True):
@@ -110,13 +182,50 @@ class Creation(Struct, frozen=True, kw_only=True):
     parent: str | None = None
 
 
+class InboxKind(StrEnum):
+    """What an entry of the inbox asks for, and so how its body is read."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    CONTINUE = "continue"
+    SIGNAL = "signal"
+    CALL = "call"
+
+
+class Signal(Struct, frozen=True):
+    """The body of a SIGNAL: a packed value for whoever waits for it."""
+
+    name: str
+    value: Raw
+    objects: tuple[str, ...] = ()
+
+
+class ActorCall(Struct, frozen=True):
+    """The body of a CALL: as in `core.events.CallReceived`."""
+
+    steps: bytes
+    call: str
+    objects: tuple[str, ...] = ()
+
+
+class InboxEntry(NamedTuple):
+    """News for a run that its owner has not taken in. `body` is JSON; numbers grow."""
+
+    number: int
+    run_id: str
+    kind: str
+    body: bytes
+
+
 class RunChange(Struct, kw_only=True):
     """One run's part of a batch. All of it is written, or none.
 
     With `creation` the run is new: it gets epoch 1 and `engine` as its owner, and the change is
     refused when the id is taken. Else the change is refused unless the stored epoch is `epoch`
     and the run's last seq is the one before the first entry. With `takes` the run's epoch is
-    raised by one and `engine` becomes its owner (None: it has no owner from now on).
+    raised by one and `engine` becomes its owner (None: it has no owner from now on), and with
+    `detached` the run is one that controllers drive from now on. `taken` are the numbers of the
+    inbox entries that the change takes in.
     """
 
     run_id: str
@@ -126,6 +235,8 @@ class RunChange(Struct, kw_only=True):
     creation: Creation | None = None
     takes: bool = False
     engine: str | None = None
+    detached: bool = False
+    taken: Sequence[int] = ()
 
 
 class Batch(Struct, kw_only=True):
@@ -152,6 +263,13 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     last_seq: int
 
 
+FROM_BASE = -1
+"""In place of a seq: where whoever goes on with a run may begin to read."""
+
+
+INBOX_AT_ONCE = 10_000
+
+
 class Journal(Protocol):
     """The events of all runs, written by the engines that own them.
 
@@ -166,15 +284,24 @@ class Journal(Protocol):
         ...
 
     def read(self, run_id: str, after_seq: int = 0) -> tuple[RunRecord, list[Entry]] | None:
-        """The run and its events behind `after_seq`, oldest first, as of one moment."""
+        """The run and its events behind `after_seq`, oldest first, as of one moment; with
+        `FROM_BASE` those from its `base_seq` on."""
         ...
 
     def read_graph(self, graph_hash: str) -> list[bytes]:
         """The pages of a graph, in order. Raises: StorageError if there is none."""
         ...
 
-    def register(self, engine: str) -> None:
-        """From now on, until `release` or this process's end, `engine` counts as alive."""
+    def read_inbox(self, engine: str) -> list[InboxEntry]:
+        """News for the runs that this engine owns, oldest first; at most `INBOX_AT_ONCE`."""
+        ...
+
+    def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:
+        """From now on, until `release` or this process's end, `engine` counts as alive.
+
+        `on_news` is called soon after something was posted for a run of it, on any thread; now
+        and then it may be called in vain, or not be called.
+        """
         ...
 
     def release(self, engine: str) -> None: ...
@@ -192,6 +319,7 @@ class RunCatalogue(Protocol):
         *,
         statuses: Iterable[RunStatus] | None = None,
         workflow: str | None = None,
+        detached: bool | None = None,
         limit: int | None = None,
         before: float | None = None,
     ) -> list[RunRecord]:
@@ -204,6 +332,20 @@ class RunCatalogue(Protocol):
 
         Graphs that no other run names go with it.
         """
+        ...
+
+    def post(
+        self, run_id: str, kind: InboxKind, body: bytes, key: str | None = None
+    ) -> bool | None:
+        """Put news into the run's inbox, durably, and wake its owner.
+
+        Of several with the same `key` only the first counts, for as long as the run is kept.
+        Returns: whether this one counts; None when there is no such run.
+        """
+        ...
+
+    def list_inbox(self, run_id: str) -> list[InboxEntry]:
+        """What the run's owner has not taken in, oldest first."""
         ...
 
     def change_count(self) -> int:

@@ -981,13 +981,13 @@ def test_a_home_of_an_older_release_is_brought_up_to_date(
     shutil.copytree(database._MIGRATIONS, scripts)
     monkeypatch.setattr(database, "_MIGRATIONS", scripts)
     try:
-        (scripts / "0002_wrong.sql").write_text("CREATE TABLE added (a);\nCREATE TABLE runs (b);")
+        (scripts / "0003_wrong.sql").write_text("CREATE TABLE added (a);\nCREATE TABLE runs (b);")
         database._migrations.cache_clear()
         journal = SqliteJournal(home)
         with pytest.raises(StorageError, match="runs already exists"):
             journal.list_runs()
-        (scripts / "0002_wrong.sql").rename(scripts / "0002_right.sql")
-        (scripts / "0002_right.sql").write_text("CREATE TABLE added (a);")
+        (scripts / "0003_wrong.sql").rename(scripts / "0003_right.sql")
+        (scripts / "0003_right.sql").write_text("CREATE TABLE added (a);")
         database._migrations.cache_clear()
         assert ids(journal.list_runs()) == ["r"]
         journal.close()

@@ -58,6 +58,8 @@ from weftline.ports import (
     Extended,
     Failed,
     GivenBack,
+    InboxEntry,
+    InboxKind,
     Lane,
     Lost,
     Printed,
@@ -158,6 +160,7 @@ def summary_of(run: Run) -> Summary:
         succeeded=run.succeeded,
         started_at=run.started_at,
         ended_at=run.ended_at,
+        wake_at=run.next_due(),
         error=run.error,
         value=run.value,
     )
@@ -364,7 +367,12 @@ class SimJournal:
     def read_graph(self, graph_hash: str) -> list[bytes]:
         return self._world.store.read_graph(graph_hash)
 
-    def register(self, engine: str) -> None:
+    def read_inbox(self, engine: str) -> list[InboxEntry]:
+        if self._world.now < self._world.out_until:
+            raise StorageError("the database does not answer")
+        return self._world.store.read_inbox(engine)
+
+    def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:
         pass
 
     def release(self, engine: str) -> None:
@@ -896,6 +904,18 @@ class World:
         engine.engine.adopt(recorded, listener)
         return True
 
+    def post(self, run_id: str, kind: InboxKind, body: bytes = b"null") -> None:
+        """Put news into a run's inbox; its owner, if it has one, may be told."""
+        self.store.post(run_id, kind, body)
+        found = self.store.find_run(run_id)
+        for engine in self.engines:
+            if (
+                found is not None
+                and engine.engine_id == found.engine
+                and self.random.random() < 0.8
+            ):
+                engine.engine.look()
+
     def restore(self, run_id: str, program: Program, change: RunChange) -> None:
         """Put a run into the store as another engine left it."""
         self.programs[run_id] = program
@@ -1111,7 +1131,7 @@ class Life:
         elif run_id is None:
             return
         elif kind == "cancel":
-            engine.engine.cancel(run_id)
+            world.post(run_id, InboxKind.CANCEL)
         elif kind == "let go":
             engine.engine.let_go(run_id, lambda: world.count("let go"))
         else:

@@ -42,6 +42,7 @@ from weftline.ports import (
     Extended,
     Failed,
     GivenBack,
+    InboxKind,
     Lane,
     Lost,
     Printed,
@@ -226,6 +227,11 @@ class Desk:
     def adopt(self, run_id: str) -> None:
         self.engine.adopt(read_run(self.journal, run_id), self.hear(run_id))
         self.turn()
+
+    def post(self, run_id: str, kind: InboxKind, body: bytes = b"null") -> None:
+        """Put news into a run's inbox, and tell the engine."""
+        self.journal.post(run_id, kind, body)
+        self.engine.look()
 
     def turn(self) -> None:
         """Turn until the engine would sleep: all that is at hand is taken in and built upon."""
@@ -733,7 +739,7 @@ def test_attempts_of_a_closed_scope_are_killed_and_the_queued_are_not_started(de
 def test_a_canceled_run_kills_its_attempts_and_is_told(desk: Desk) -> None:
     desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
     desk.submit("other", step("c"))
-    desk.engine.cancel("r")
+    desk.post("r", InboxKind.CANCEL)
     desk.turn()
     assert desk.executor.killed == ["a", "b"]
     assert desk.under_way() == ["c"]
@@ -743,7 +749,7 @@ def test_a_canceled_run_kills_its_attempts_and_is_told(desk: Desk) -> None:
 
 
 def test_a_cancel_of_a_run_that_is_not_here_does_nothing(desk: Desk) -> None:
-    desk.engine.cancel("nobody's")
+    desk.post("nobody's", InboxKind.CANCEL)
     desk.turn()
     assert desk.journal.batches == []
 
@@ -751,7 +757,7 @@ def test_a_cancel_of_a_run_that_is_not_here_does_nothing(desk: Desk) -> None:
 def test_a_canceled_run_can_be_resumed(desk: Desk) -> None:
     desk.submit("r", step("a", 1, 2), step("b"), step("c"))
     desk.succeed("b")
-    desk.engine.cancel("r")
+    desk.post("r", InboxKind.CANCEL)
     desk.turn()
     desk.adopt("r")
     assert desk.under_way() == ["c"]
@@ -838,7 +844,7 @@ def test_a_refused_submission_writes_nothing_into_the_run_whose_id_it_wanted(des
     second.slow_commits()
     second.submit("r", step("c"))
     assert second.committer.batch is not None
-    second.engine.cancel("r")
+    second.post("r", InboxKind.CANCEL)
     second.turn()
     second.committer.finish()
     second.turn()

@@ -22,11 +22,11 @@ from weftline.core.events import (
     RunResumed,
     RunStatus,
     ScopeClosed,
+    SignalReceived,
     StepFailed,
     StepLost,
     StepStarted,
     StepSucceeded,
-    WaitEnded,
     decode_event,
     encode_event,
 )
@@ -107,10 +107,11 @@ class Drive:
             yield self.random.choice(["_adopt", "_adopt", "_cancel", "_pause"]), 1
 
     def _take(self) -> None:
-        while self.run.ready:
-            number = self.run.ready.popleft()
-            if number not in self.begun:
-                self.taken.append(number)
+        for listed in (self.run.ready, self.run.beginning):
+            while listed:
+                number = listed.popleft()
+                if number not in self.begun:
+                    self.taken.append(number)
 
     def _node(self, number: int) -> Node:
         return self.program.nodes[self.run.steps[number].name]
@@ -168,7 +169,9 @@ class Drive:
             self.book.record(event)
 
     def _send(self, number: int) -> None:
-        self.book.record(WaitEnded(number, Raw(NOTHING)))
+        action = self.run.steps[number].spec.action
+        assert isinstance(action, Wait)
+        self.book.record(SignalReceived(action.name or "", Raw(NOTHING)))
 
     # -- troubles -------------------------------------------------------------------------------
 
@@ -188,6 +191,8 @@ class Drive:
 
     def _pause(self, on: int) -> None:
         self.book.record(PauseChanged(bool(on)))
+        if not on:
+            self.taken.clear()
 
     # -- what is always true --------------------------------------------------------------------
 
@@ -202,7 +207,7 @@ class Drive:
                 self.kept[step.name] = status, value
         if run.may_start:
             assert len(set(run.undecided)) == len(run.undecided)
-            listed = Counter([*run.ready, *self.taken])
+            listed = Counter([*run.ready, *run.beginning, *self.taken])
             ready = {step.number for step in run.steps if step.status is READY}
             for number in ready - self.begun:
                 assert listed[number] == 1, f"{run.steps[number].name} is listed not once"

@@ -37,6 +37,8 @@ class StepOptions(TypedDict, total=False):
     retry_backoff: float
     retry_jitter: float
     retry_on: type[BaseException] | tuple[type[BaseException], ...] | None
+    checkpoint: bool | None
+    allow_inplace: bool
 
 
 KNOWN = tuple(StepOptions.__annotations__)
@@ -53,8 +55,6 @@ OF_RAY = {
     "placement_group_capture_child_tasks": "there are no placement groups",
     "retry_exceptions": "use retry_on=(SomeError, ...)",
     "scheduling_strategy": "ask for resources instead",
-    "allow_inplace": "every step runs in a child process",
-    "checkpoint": "every result is stored",
 }
 
 
@@ -66,6 +66,8 @@ class Options(Struct, frozen=True, kw_only=True):
     placement: Placement = Placement()
     metadata: dict[str, Any] | None = None
     retry_on: tuple[type[BaseException], ...] = ()
+    listens: bool = False
+    is_writer: bool = False
 
     def merged(self, given: Mapping[str, Any]) -> "Options":
         """These options with the given ones laid over them.
@@ -95,6 +97,8 @@ class Options(Struct, frozen=True, kw_only=True):
                 retry_selected=bool(retry_on),
                 timeout_s=None if timeout_s is None else float(timeout_s),
                 catch=given.get("catch_exceptions", policy.catch),
+                checkpoint=given.get("checkpoint", policy.checkpoint),
+                inplace=given.get("allow_inplace", policy.inplace),
             ),
             placement=Placement(
                 num_cpus=float(given.get("num_cpus", placement.num_cpus)),
@@ -105,6 +109,8 @@ class Options(Struct, frozen=True, kw_only=True):
             ),
             metadata=metadata or None,
             retry_on=retry_on,
+            listens=self.listens,
+            is_writer=self.is_writer,
         )
 
 
@@ -131,8 +137,11 @@ def _problem(name: str, value: Any) -> str | None:
             return None if is_count else "must be a whole number, at least 1: it counts all tries"
         case "num_returns":
             return None if value == 1 else "must be 1: a step has one result (it may be a tuple)"
-        case "catch_exceptions":
+        case "catch_exceptions" | "allow_inplace":
             return None if isinstance(value, bool) else "must be True or False"
+        case "checkpoint":
+            is_choice = value is None or isinstance(value, bool)
+            return None if is_choice else "must be True, False, or None (as the step around it)"
         case "metadata":
             return problem_of_metadata(value)
         case "timeout_s":

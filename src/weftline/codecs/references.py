@@ -1,10 +1,20 @@
-"""A value that is in the store already, handed on without being read."""
+"""References: what stands for a value that lies in the store, or for a step that a run has."""
+
+from typing import Any
+
+from weftline.codecs.rebuild import ObjectRef, StepRef
+from weftline.codecs.values import encode_object
+from weftline.ports import ObjectStore
+
+__all__ = ["ObjectRef", "StepRef", "put"]
 
 
-class ObjectRef:
-    """Names a stored value: the text of a `core.values.Value`, and the objects it takes."""
+def put(value: Any, objects: ObjectStore) -> ObjectRef:
+    """A reference to `value`, which is an object in the store from now on, however small it is.
 
-    __slots__ = ("objects", "packed")
-
-    def __init__(self, packed: bytes, objects: tuple[str, ...]) -> None:
-        self.packed, self.objects = packed, objects
+    Equal content is stored once.
+    Raises: TypeError for a reference; NotPicklable, also for a composition; StorageFull.
+    """
+    if isinstance(value, ObjectRef):
+        raise TypeError(f"{value!r} is a reference already; a reference to one cannot be made")
+    return ObjectRef(*encode_object(value, objects, "value"))

@@ -48,6 +48,8 @@ class RunSubmitted(Event, frozen=True, tag="RunSubmitted"):
     warnings: tuple[str, ...] = ()
     is_pending: bool = False
     is_actor: bool = False
+    group: tuple[str, int] | None = None
+    """Runs that were submitted together, and how many of them may run at once."""
 
 
 class RunBegun(Event, frozen=True, tag="RunBegun"):
@@ -67,7 +69,9 @@ class RunAdopted(Event, frozen=True, tag="RunAdopted"):
 
 class RunResumed(Event, frozen=True, tag="RunResumed"):
     """A person let a run go on that had failed, was canceled or held back: what failed is tried
-    afresh. Opens the next epoch."""
+    afresh. Opens the next epoch. `is_pending`: a limit on running workflows holds it back."""
+
+    is_pending: bool = False
 
 
 class StepStarted(Event, frozen=True, tag="StepStarted"):
@@ -162,10 +166,11 @@ class SignalReceived(Event, frozen=True, tag="SignalReceived"):
 
 
 class CallReceived(Event, frozen=True, tag="CallReceived"):
-    """A call of a method of a virtual actor: `step`, a `core.graph` step in MessagePack, comes
-    after the calls before it."""
+    """A call of a method of a virtual actor: the first of `steps`, one page of a graph, comes
+    after the calls before it. The caller knows it as `call`."""
 
-    step: bytes
+    steps: bytes
+    call: str = ""
 
 
 class ActorRested(Event, frozen=True, tag="ActorRested"):

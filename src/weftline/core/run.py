@@ -11,12 +11,14 @@ innermost scope whose owner catches. All walks are loops over explicit lists: de
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from msgspec import Raw
 
-from weftline.core.actions import Wait, WaitKind
+from weftline.core.actions import PythonCall, Wait, WaitKind
 from weftline.core.events import (
+    ActorRested,
+    CallReceived,
     CancelRequested,
     ConditionDecided,
     Event,
@@ -24,11 +26,13 @@ from weftline.core.events import (
     PauseChanged,
     Quarantined,
     RunAdopted,
+    RunBegun,
     RunFinished,
     RunResumed,
     RunStatus,
     RunSubmitted,
     ScopeClosed,
+    SignalReceived,
     StepFailed,
     StepLost,
     StepSkipped,
@@ -37,9 +41,18 @@ from weftline.core.events import (
     WaitBegun,
     WaitEnded,
 )
-from weftline.core.graph import Graph, Join, OptionalInput, Step
+from weftline.core.graph import (
+    GivenInput,
+    Graph,
+    Join,
+    OptionalInput,
+    OuterInput,
+    Step,
+    decode_pages,
+)
 from weftline.core.names import Names, with_suffix
-from weftline.core.values import Error, Packed, pack_caught, pack_inline, pack_list
+from weftline.core.policy import DEFAULT_POLICY
+from weftline.core.values import Error, Packed, pack_caught, pack_inline, pack_list, pack_split
 from weftline.errors import ImpossibleEvent
 
 MAX_LOSSES = 4
@@ -178,11 +191,14 @@ class Scope:
 class Run:
     """A run as it stands after the events applied so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_id: str = "") -> None:
+        self.run_id = run_id
         self.steps: list[StepState] = []
         self.scopes: list[Scope] = []
         self.ready: deque[int] = deque()
         """Steps that became READY and that nobody has taken from here yet."""
+        self.beginning: deque[int] = deque()
+        """READY waits, which begin as soon as the run may start anything (`begin_wait`)."""
         self.undecided: deque[int] = deque()
         """Steps that wait only for their condition to be decided."""
         self.dropped: list[int] = []
@@ -191,8 +207,16 @@ class Run:
         self.error: Error | None = None
         self.failed_step: int | None = None
         self.held: str | None = None
-        self.is_paused = False
+        self.is_paused = self.is_pending = False
         self.cancel_requested = False
+        self.is_actor = False
+        self.group: tuple[str, int] | None = None
+        self.state: Packed | None = None
+        """An actor's last state."""
+        self.laid_down = 0
+        """Steps of an actor that lie behind: they are in the journal, and here no more."""
+        self.volatile: set[int] = set()
+        """Steps whose value need not survive a crash of the machine."""
         self.value: Packed | None = None
         self.unfinished = 0
         self.succeeded = 0
@@ -207,6 +231,14 @@ class Run:
         self._names = Names()
         self._due: deque[Event] = deque()
         self._later: list[tuple[float, int]] = []
+        self._signals: dict[str, deque[Packed]] = {}  # that nobody has waited for yet
+        self._waiting_for: dict[str, deque[int]] = {}  # steps, by the name of their signal
+        self._matched: set[str] = set()  # names for which there may be both
+        self._has_splits = self._has_volatile = False
+        self._writer: int | None = None  # the actor's step that has the state, or gets it next
+        self._writers: deque[int] = deque()  # READY ones behind it
+        self._last_call: int | None = None
+        self._calls: dict[str, int] = {}  # steps, by what their callers know them as
 
     # -- questions ------------------------------------------------------------------------------
 
@@ -217,6 +249,10 @@ class Run:
             return self.finished
         if self.held is not None:
             return RunStatus.RESUMABLE
+        if self.is_pending:
+            return RunStatus.PENDING
+        if self.is_at_rest:
+            return RunStatus.SUCCESSFUL
         return RunStatus.PAUSED if self.is_paused else RunStatus.RUNNING
 
     @property
@@ -225,15 +261,22 @@ class Run:
         return self.finished is None and self.held is None
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether it is an actor that has nothing to do: open, and yet there is a result."""
+        return self.is_actor and self.unfinished == 0 and self.is_open
+
+    @property
     def may_start(self) -> bool:
         """Whether steps may be started now."""
-        return self.is_open and not self.is_paused and not self.cancel_requested
+        is_held_back = self.is_paused or self.is_pending or self.cancel_requested
+        return self.is_open and not is_held_back
 
     def status_of(self, step: StepState) -> StepStatus:
         """The step's status as people see it: what a canceled run left open is canceled."""
         if self._is_ended_link(step):
             return SKIPPED if self.value_of(step.number) is None else SUCCESSFUL
-        if self.finished is RunStatus.CANCELED and not step.is_ended:
+        is_left = self.finished in (RunStatus.CANCELED, RunStatus.SUCCESSFUL)
+        if is_left and not step.is_ended:
             return CANCELED
         return step.status
 
@@ -249,9 +292,15 @@ class Run:
         return [step.name for step in self.steps]
 
     def find_step(self, name: str) -> StepState | None:
-        """The step of this name, if the run has one (yet)."""
+        """The step of this name, or of this call of an actor, if the run has one (yet)."""
         number = self._names.find(name)
+        if number is None:
+            number = self._calls.get(name)
         return None if number is None else self.steps[number]
+
+    def name_counts(self) -> dict[str, int]:
+        """How many steps have asked for each name, those that lie behind included."""
+        return self._names.counts()
 
     def value_of(self, number: int) -> Packed | None:
         """The step's value, or None while (or because) there is none."""
@@ -292,7 +341,49 @@ class Run:
                 if value is None and entry.default is not None:
                     value = entry.default
                 values.append(value or NOTHING)
+            elif isinstance(entry, OuterInput):
+                values.append(self.value_of(entry.number) or NOTHING)
+            elif isinstance(entry, GivenInput):
+                values.append(entry.value)
         return values
+
+    def may_be_volatile(self, number: int) -> bool:
+        """Whether the step's value need not survive a crash: it was asked for, for the step or for
+        one that returned it, and the value is not the one of a whole scope."""
+        if not self._has_volatile:
+            return False
+        step = self.steps[number]
+        if number in self.scopes[step.scope].outputs:
+            return False
+        while step.spec.policy.checkpoint is None:
+            owner = self.scopes[step.scope].owner
+            if owner is None:
+                return False
+            step = self.steps[owner]
+        return not step.spec.policy.checkpoint
+
+    def find_lost(self, is_there: Callable[[Packed], bool]) -> tuple[int, ...]:
+        """Steps to be carried out again, since their volatile value is gone and still needed."""
+        lost: set[int] = set()
+        looked_at = [n for n in self.volatile if self._is_needed(n)]
+        while looked_at:
+            number = looked_at.pop()
+            step = self.steps[number]
+            if number in lost or step.value is None or is_there(step.value):
+                continue
+            lost.add(number)
+            looked_at += [n for n in self._sources_of(step) if n in self.volatile]
+        return tuple(sorted(lost))
+
+    def _is_needed(self, number: int) -> bool:
+        readers = map(self.steps.__getitem__, self.steps[number].dependents or ())
+        return any(not reader.is_ended and reader.opened is None for reader in readers)
+
+    def _sources_of(self, step: StepState) -> list[int]:
+        """Numbers of the steps that it reads or waits for, as often as it does, in order."""
+        first = self.scopes[step.scope].first
+        found = [first + n for n in step.spec.upstream()]
+        return found + step.spec.outer()
 
     def settle(self) -> Event | None:
         """The next event that follows from those applied, or None. Record it, apply it, ask again.
@@ -308,8 +399,23 @@ class Run:
             return None
         if self.cancel_requested:
             return RunFinished(status=RunStatus.CANCELED)
-        if self.unfinished == 0 and self.steps:
+        if self._matched and (answer := self._answer_of_signal()) is not None:
+            return answer
+        if self.is_actor or not self.steps:
+            return None
+        # What a wait for steps left, and nobody took up, is not waited for.
+        if self.unfinished == 0 or (self._has_splits and self.scopes[0].delivered):
             return RunFinished(status=RunStatus.SUCCESSFUL)
+        return None
+
+    def _answer_of_signal(self) -> Event | None:
+        """The end of a wait whose signal has come."""
+        for name in list(self._matched):
+            steps, values = self._waiting_for.get(name, ()), self._signals.get(name)
+            waiting = [n for n in steps if self.steps[n].status is RUNNING]
+            if waiting and values:
+                return WaitEnded(step=waiting[0], value=Raw(values[0]))
+            self._matched.discard(name)
         return None
 
     def due(self, now: float) -> list[Event]:
@@ -326,8 +432,20 @@ class Run:
                 step.due_at = None
                 self._make_ready(step)
             elif step.status is RUNNING and isinstance(step.spec.action, Wait):
-                ended.append(WaitEnded(step=number, value=Raw(NOTHING)))
+                event = self._end_of_patience(step, step.spec.action)
+                if event is not None:
+                    ended.append(event)
         return ended
+
+    def _end_of_patience(self, step: StepState, action: Wait) -> Event | None:
+        """What follows when the time of a wait is up."""
+        if action.kind is WaitKind.TIMER:
+            return WaitEnded(step=step.number, value=Raw(NOTHING))
+        if action.kind is WaitKind.STEPS:
+            return self._split(step, action) or self._due.pop()
+        text = f"step {step.name!r} got no signal {action.name!r} within {action.seconds:g} s"
+        error = Error(type="weftline.errors.StepTimeoutError", text=text)
+        return StepFailed(step=step.number, attempt=step.attempt + 1, error=error, is_timeout=True)
 
     def next_due(self) -> float | None:
         """The earliest time at which `due` may have news."""
@@ -337,7 +455,7 @@ class Run:
         """The event that begins the READY wait step `number`."""
         action = self.steps[number].spec.action
         assert isinstance(action, Wait)
-        until = now + (action.seconds or 0.0) if action.kind is WaitKind.TIMER else None
+        until = None if action.seconds is None else now + action.seconds
         return WaitBegun(step=number, until=until, name=action.name)
 
     def judge_failure(
@@ -377,14 +495,27 @@ class Run:
             return self.steps[event.step].status is WAITING
         if isinstance(event, ScopeClosed):
             return not self.steps[event.step].is_ended
+        if isinstance(event, WaitEnded):
+            return self.is_open and self.steps[event.step].status is RUNNING
         return self.is_open
 
     def _submitted(self, event: RunSubmitted, at: float, graph: Graph | None) -> None:
         if self.steps:
             raise ImpossibleEvent("a run is submitted once")
-        self.submitted_at = self.started_at = at
+        self.submitted_at = at
+        self.started_at = None if event.is_pending else at
+        self.is_pending, self.is_actor = event.is_pending, event.is_actor
+        self.group = event.group
         self.warnings += event.warnings
-        self._open_scope(None, _needed(graph))
+        opened = self._open_scope(None, _needed(graph))
+        if self.is_actor:
+            self._last_call = opened.first
+
+    def _begun(self, event: RunBegun, at: float, graph: Graph | None) -> None:
+        if not self.is_pending:
+            raise ImpossibleEvent("a run begins once")
+        self.is_pending, self.started_at = False, at
+        self._refill()
 
     def _adopted(self, event: RunAdopted, at: float, graph: Graph | None) -> None:
         self.adoptions += 1
@@ -393,6 +524,8 @@ class Run:
             if step.status is RUNNING and step.opened is None:
                 if not isinstance(step.spec.action, Wait):
                     step.status = READY
+        if event.lost:
+            self._lose_values(event.lost)
         self._refill()
         if self.adoptions >= MAX_ADOPTIONS and self.is_open:
             reason = f"it was adopted {self.adoptions} times without getting any further"
@@ -404,6 +537,7 @@ class Run:
         was_canceled = self.finished is RunStatus.CANCELED
         self.finished = self.error = self.failed_step = self.held = self.ended_at = None
         self.cancel_requested = self.is_paused = False
+        self.is_pending = event.is_pending
         self.started_at = at
         for number in self._open_failures:
             step = self.steps[number]
@@ -415,9 +549,11 @@ class Run:
             step.losses = 0
             if step.status is WAITING and step.due_at is not None:
                 step.status, step.due_at = READY, None
-            elif was_canceled and step.status is RUNNING and step.opened is None:
-                if not isinstance(step.spec.action, Wait):
+            elif step.status is RUNNING and step.opened is None:
+                if was_canceled and not isinstance(step.spec.action, Wait):
                     step.status = READY
+        self._later = [(s.due_at, s.number) for s in self.steps if s.due_at is not None]
+        heapify(self._later)
         self._refill()
 
     def _started(self, event: StepStarted, at: float, graph: Graph | None) -> None:
@@ -430,6 +566,12 @@ class Run:
         step = self._open_step(event.step, event.attempt)
         self._count_attempt(step, event.attempt)
         step.started_at = event.started_at or step.started_at or at
+        if event.is_volatile:
+            self.volatile.add(step.number)
+        if event.state is not None:
+            self.state = bytes(event.state)
+        if self.is_actor:
+            self._pass_state_on(step)
         self._succeed(step, bytes(event.value), at)
 
     def _failed(self, event: StepFailed, at: float, graph: Graph | None) -> None:
@@ -442,6 +584,8 @@ class Run:
             step.status, step.due_at = WAITING, event.retry_at
             heappush(self._later, (event.retry_at, step.number))
             return
+        if self.is_actor:
+            self._pass_state_on(step)
         self._fail(step, event.error, at)
 
     def _lost(self, event: StepLost, at: float, graph: Graph | None) -> None:
@@ -481,6 +625,10 @@ class Run:
         step.started_at = event.started_at or step.started_at or at
         step.status, step.returned_at = RUNNING, at
         step.losses = 0
+        if event.state is not None:
+            self.state = bytes(event.state)
+        if self.is_actor:
+            self._pass_state_on(step)
         self._open_scope(step, _needed(graph))
 
     def _wait_begun(self, event: WaitBegun, at: float, graph: Graph | None) -> None:
@@ -488,6 +636,19 @@ class Run:
         step.status, step.started_at, step.due_at = RUNNING, at, event.until
         if event.until is not None:
             heappush(self._later, (event.until, step.number))
+        action = step.spec.action
+        assert isinstance(action, Wait)
+        if action.kind is WaitKind.SIGNAL:
+            name = action.name or ""
+            waiting = self._waiting_for.setdefault(name, deque())
+            if step.number not in waiting:  # after a resume it begins once more
+                waiting.append(step.number)
+            self._matched.add(name)
+        elif action.kind is WaitKind.STEPS:
+            self._look_at_split(step, action)
+        elif action.kind is WaitKind.VALUE:
+            [value] = self.inputs_of(step.number)
+            self._due.append(WaitEnded(step=step.number, value=Raw(value)))
 
     def _wait_ended(self, event: WaitEnded, at: float, graph: Graph | None) -> None:
         step = self._step(event.step)
@@ -495,7 +656,41 @@ class Run:
         if not is_waiting or self.finished is RunStatus.CANCELED:
             raise ImpossibleEvent(f"step {step.name!r} does not wait")
         step.due_at = None
+        action = step.spec.action
+        if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
+            name = action.name or ""
+            self._waiting_for[name].remove(step.number)
+            self._signals[name].popleft()
         self._succeed(step, bytes(event.value), at)
+
+    def _signaled(self, event: SignalReceived, at: float, graph: Graph | None) -> None:
+        self._signals.setdefault(event.name, deque()).append(bytes(event.value))
+        self._matched.add(event.name)
+
+    def _called(self, event: CallReceived, at: float, graph: Graph | None) -> None:
+        if not self.is_actor:
+            raise ImpossibleEvent("the run is no actor: it takes no calls")
+        previous = None if self._last_call is None else self.steps[self._last_call]
+        graph = Graph(steps=decode_pages([event.steps]), output=0)
+        self._last_call = self._open_scope(None, graph, previous).first
+        if event.call:
+            self._calls[event.call] = self._last_call
+
+    def _rested(self, event: ActorRested, at: float, graph: Graph | None) -> None:
+        if self.steps and not self.is_at_rest:
+            raise ImpossibleEvent("the actor has calls that have not ended")
+        self.is_actor, self.submitted_at = True, event.submitted_at
+        self.started_at = self.started_at or event.submitted_at
+        self.laid_down = event.first
+        self.state = None if event.state is None else bytes(event.state)
+        self.value = None if event.value is None else bytes(event.value)
+        self.steps, self.scopes, self._last_call = [], [], None
+        self.succeeded = event.first
+        self._names = Names(event.names)
+        self._later.clear()
+        self.volatile.clear()
+        self._calls.clear()
+        self._refill()
 
     def _scope_closed(self, event: ScopeClosed, at: float, graph: Graph | None) -> None:
         owner = self._step(event.step)
@@ -514,6 +709,8 @@ class Run:
                         self.dropped.append(step.number)
                     step.status, step.ended_at = CANCELED, at
                     self.unfinished -= 1
+                    if self.is_actor:
+                        self._pass_state_on(step)
         still_open = [n for n in self._open_failures if not self.scopes[self.steps[n].scope].closed]
         self.unfinished -= len(self._open_failures) - len(still_open)
         self._open_failures = still_open
@@ -527,6 +724,8 @@ class Run:
 
     def _paused(self, event: PauseChanged, at: float, graph: Graph | None) -> None:
         self.is_paused = event.paused
+        if not event.paused:
+            self._refill()
 
     def _quarantined(self, event: Quarantined, at: float, graph: Graph | None) -> None:
         self.held = event.reason
@@ -537,9 +736,10 @@ class Run:
             raise ImpossibleEvent(f"the run is {self.status} already")
         self.finished, self.error, self.ended_at = event.status, event.error, at
         self.failed_step = event.step
-        if event.status is RunStatus.CANCELED:
+        is_left = event.status is RunStatus.CANCELED or self._has_splits
+        if is_left and event.status is not RunStatus.FAILED:
             self.dropped += [step.number for step in self.steps if step.may_begin]
-        elif event.status is RunStatus.SUCCESSFUL:
+        if event.status is RunStatus.SUCCESSFUL:
             self.value = self.scopes[0].result or NOTHING
 
     # -- what the rules share -------------------------------------------------------------------
@@ -564,12 +764,67 @@ class Run:
 
     def _make_ready(self, step: StepState) -> None:
         step.status = READY
-        self.ready.append(step.number)
+        action = step.spec.action
+        if type(action) is not PythonCall:
+            self.beginning.append(step.number)
+        elif action.is_writer and self._writer not in (None, step.number):
+            self._writers.append(step.number)
+        else:
+            if action.is_writer:
+                self._writer = step.number
+            self.ready.append(step.number)
 
     def _refill(self) -> None:
+        """List anew what may be started."""
         self.generation += 1
-        self.ready = deque(step.number for step in self.steps if step.status is READY)
+        self.ready, self.beginning = deque(), deque()
         self.dropped.clear()
+        self._writers.clear()
+        is_kept = self._writer is not None and self._writer < len(self.steps)
+        if not is_kept or self.steps[self._writer or 0].is_ended:
+            self._writer = None
+        for step in self.steps:
+            if step.status is READY:
+                self._make_ready(step)
+
+    def _pass_state_on(self, step: StepState) -> None:
+        """The step has done with the actor's state: the next one may have it."""
+        if self._writer != step.number:
+            return
+        self._writer = None
+        while self._writers:
+            following = self.steps[self._writers.popleft()]
+            if following.status is READY:
+                self._make_ready(following)
+                return
+
+    def _lose_values(self, lost: tuple[int, ...]) -> None:
+        """What was read from these steps has to be made again."""
+        for number in lost:
+            step = self.steps[number]
+            if step.status is not SUCCESSFUL or number not in self.volatile:
+                raise ImpossibleEvent(f"step {step.name!r} has no value that could be lost")
+            step.status, step.value, step.ended_at = WAITING, None, None
+            step.joined = False
+            self.volatile.discard(number)
+            self.unfinished += 1
+            self.succeeded -= 1
+        for number in lost:
+            step = self.steps[number]
+            for reader in map(self.steps.__getitem__, step.dependents or ()):
+                if not reader.is_ended and reader.number not in lost:
+                    reader.waiting_on += 1
+                    if reader.status in (READY, WAITING):
+                        reader.status, reader.joined, reader.due_at = WAITING, False, None
+            step.waiting_on = sum(not self._has_ended(n) for n in self._sources_of(step))
+            if step.waiting_on == 0:
+                self._free(step)
+
+    def _has_ended(self, number: int) -> bool:
+        step = self.steps[number]
+        if step.status is FAILED:
+            return number not in self._open_failures
+        return step.is_ended or self._is_ended_link(step)
 
     def _free(self, step: StepState) -> None:
         """All that the step waited for has ended: READY, unless its condition is undecided."""
@@ -579,7 +834,10 @@ class Run:
         else:
             self._make_ready(step)
 
-    def _open_scope(self, owner: StepState | None, graph: Graph) -> None:
+    def _open_scope(
+        self, owner: StepState | None, graph: Graph, after: StepState | None = None
+    ) -> Scope:
+        """Take in a sub-graph; its steps begin when `after`, if given, has ended."""
         first, number = len(self.steps), len(self.scopes)
         scope = Scope(None if owner is None else owner.number, first, graph)
         scope.head = number
@@ -604,16 +862,84 @@ class Run:
         steps = self.steps
         for position, spec in enumerate(graph.steps, first):
             steps.append(StepState(position, self._names.add(spec.name, position), spec, number))
+            if spec.policy is not DEFAULT_POLICY and spec.policy.checkpoint is False:
+                self._has_volatile = True
         for step in steps[first:]:
-            for source in step.spec.upstream():
+            spec = step.spec
+            for source in spec.upstream():
                 upstream = steps[first + source]
                 if upstream.dependents is None:
                     upstream.dependents = [step.number]
                 else:
                     upstream.dependents.append(step.number)
                 step.waiting_on += 1
-            if step.waiting_on == 0:
+            if spec.inputs and (outer := spec.outer()):
+                self._read_outer(step, outer)
+            if after is not None:
+                self._read_outer(step, [after.number])
+            if type(spec.action) is Wait and spec.action.kind is WaitKind.STEPS:
+                self._has_splits = True
+                self._free(step)  # it is the wait itself that waits for them
+            elif step.waiting_on == 0:
                 self._free(step)
+        return scope
+
+    def _read_outer(self, step: StepState, sources: list[int]) -> None:
+        """Let the step wait for steps that the run had before it."""
+        for number in sources:
+            source = self._step(number)
+            is_borne = source.status is FAILED and number not in self._open_failures
+            if self._has_ended(number) and not is_borne:
+                continue
+            opened = None if source.opened is None else self.scopes[source.opened]
+            if opened is not None and self.scopes[opened.head] is not opened:
+                head = self.scopes[opened.head]  # its value comes from the end of its chain
+                head.followers = [*(head.followers or ()), step.number]
+            else:
+                source.dependents = [*(source.dependents or ()), step.number]
+            if is_borne and not _bears_failures(step):
+                # It was of no consequence as long as nobody read it.
+                self._reopen([source])
+                assert source.error is not None
+                self._climb(step, source.error, source)
+            elif not is_borne:
+                step.waiting_on += 1
+
+    # -- waiting for some of many steps ---------------------------------------------------------
+
+    def _look_at_split(self, step: StepState, action: Wait) -> None:
+        """End a wait for steps if it has begun and enough of them have ended."""
+        sources = set(self._sources_of(step))
+        has_enough = sum(map(self._has_ended, sources)) >= min(action.count, len(sources))
+        if has_enough and step.status is RUNNING:
+            event = self._split(step, action)
+            if event is not None:
+                self._due.append(event)
+
+    def _split(self, step: StepState, action: Wait) -> Event | None:
+        """Which steps a wait found ended; None when one of them failed, which then is told."""
+        sources = list(dict.fromkeys(self._sources_of(step)))
+        ready = [n for n in sources if self._has_ended(n)][: action.count]
+        failed = [self.steps[n] for n in ready if self.steps[n].status is FAILED]
+        if failed:
+            self._reopen(failed)
+            assert failed[0].error is not None
+            self._climb(step, failed[0].error, failed[0])
+            return None
+        left = [n for n in sources if n not in set(ready)]
+        values = [self.value_of(n) or NOTHING for n in ready]
+        return WaitEnded(step=step.number, value=Raw(pack_split(values, self.run_id, left)))
+
+    def _reopen(self, sources: Iterable[StepState]) -> None:
+        """Nobody bears these failures after all: they are open again, for a resume to try
+        afresh."""
+        for source in sources:
+            if source.number in self._open_failures:
+                continue
+            self._open_failures.append(source.number)
+            self.unfinished += 1
+            for number in source.dependents or ():
+                self.steps[number].waiting_on += 1
 
     def _end(self, step: StepState, status: StepStatus, value: Packed | None, at: float) -> None:
         """End the step, and every owner whose output that settles."""
@@ -636,6 +962,8 @@ class Run:
             head = self.scopes[scope.head]
             head.result, head.delivered = value, True
             if head.owner is None:
+                if self.is_actor:
+                    self.value = value
                 return
             self._count_ended(head.chained, head.followers, status)
             step = self.steps[head.owner]
@@ -661,21 +989,29 @@ class Run:
         if step.spec.policy.catch:
             self._end(step, SUCCESSFUL, pack_caught(None, error), at)
             return
-        readers = step.dependents or ()
-        is_borne = step.number not in self.scopes[step.scope].outputs and all(
-            self.steps[n].spec.join is not Join.ALL_SUCCEEDED for n in readers
-        )
-        if readers and is_borne:
+        readers = [self.steps[n] for n in step.dependents or ()]
+        is_output = step.number in self.scopes[step.scope].outputs
+        if readers and not is_output and all(map(_bears_failures, readers)):
             self._end(step, FAILED, None, at)
             return
         catching = self._catcher(step)
+        origin = step
         if catching is not None and catching.is_ended:
-            # Its scope has delivered: a step that nobody reads failed too late to matter.
-            self._end(step, FAILED, None, at)
-            return
+            # Its scope has delivered. Whoever reads it all the same was left it by a wait; if
+            # nobody does, it failed too late to matter.
+            others = [
+                each
+                for each in readers
+                if not (each.is_ended or _bears_failures(each))
+                and self._catcher(each) is not catching
+            ]
+            if not others:
+                self._end(step, FAILED, None, at)
+                return
+            origin = others[0]
         step.status, step.ended_at = FAILED, at
         self._open_failures.append(step.number)
-        self._climb(step, error)
+        self._climb(origin, error, step)
 
     def _catcher(self, step: StepState) -> StepState | None:
         """The step that catches what this one fails of; None: it fails the run."""
@@ -683,13 +1019,14 @@ class Run:
         owner = None if catching < 0 else self.scopes[catching].owner
         return None if owner is None else self.steps[owner]
 
-    def _climb(self, step: StepState, error: Error) -> None:
-        catcher = self._catcher(step)
+    def _climb(self, origin: StepState, error: Error, failed: StepState) -> None:
+        """The failure reaches whoever catches what `origin` is part of; else it is the run's."""
+        catcher = self._catcher(origin)
         if catcher is None:
-            finished = RunFinished(status=RunStatus.FAILED, error=error, step=step.number)
+            finished = RunFinished(status=RunStatus.FAILED, error=error, step=failed.number)
             self._due.append(finished)
         else:
-            closed = ScopeClosed(step=catcher.number, error=error, failed=step.number)
+            closed = ScopeClosed(step=catcher.number, error=error, failed=failed.number)
             self._due.append(closed)
 
     def _count_down(self, dependents: Iterable[int], status: StepStatus) -> None:
@@ -698,6 +1035,9 @@ class Run:
             step = self.steps[number]
             step.waiting_on -= 1
             if step.joined or step.status is not WAITING:
+                action = step.spec.action
+                if type(action) is Wait and action.kind is WaitKind.STEPS:
+                    self._look_at_split(step, action)
                 continue
             join = step.spec.join
             if join is Join.ONE_SUCCEEDED:
@@ -738,16 +1078,16 @@ class Run:
         if not failed:
             self._due.append(StepSkipped(step=step.number, reason="none of its inputs succeeded"))
             return
-        # Nobody bears these failures after all: they are open again, for a resume to try afresh.
-        for source in failed:
-            if source.number in self._open_failures:
-                continue
-            self._open_failures.append(source.number)
-            self.unfinished += 1
-            for number in source.dependents or ():
-                self.steps[number].waiting_on += 1
+        self._reopen(failed)
         assert failed[0].error is not None
-        self._climb(failed[0], failed[0].error)
+        self._climb(failed[0], failed[0].error, failed[0])
+
+
+def _bears_failures(reader: StepState) -> bool:
+    """Whether the failure of an input may be of no consequence to the step."""
+    action = reader.spec.action
+    waits_for_steps = type(action) is Wait and action.kind is WaitKind.STEPS
+    return waits_for_steps or reader.spec.join is not Join.ALL_SUCCEEDED
 
 
 def _needed(graph: Graph | None) -> Graph:
@@ -758,6 +1098,7 @@ def _needed(graph: Graph | None) -> Graph:
 
 _RULES: dict[type[Event], Callable[..., None]] = {
     RunSubmitted: Run._submitted,
+    RunBegun: Run._begun,
     RunAdopted: Run._adopted,
     RunResumed: Run._resumed,
     StepStarted: Run._started,
@@ -769,6 +1110,9 @@ _RULES: dict[type[Event], Callable[..., None]] = {
     GraphExtended: Run._extended,
     WaitBegun: Run._wait_begun,
     WaitEnded: Run._wait_ended,
+    SignalReceived: Run._signaled,
+    CallReceived: Run._called,
+    ActorRested: Run._rested,
     ScopeClosed: Run._scope_closed,
     CancelRequested: Run._canceling,
     PauseChanged: Run._paused,

@@ -26,9 +26,26 @@ class Ended(NamedTuple):
 
     @classmethod
     def of(cls, run: Run) -> "Ended":
-        """How the run stands at its end."""
+        """How the run stands at its end; an actor at rest has the value of its last call."""
         step = None if run.failed_step is None else run.steps[run.failed_step].name
         return cls(run.status, run.value, run.error, step, run.held)
+
+    @classmethod
+    def of_step(cls, run: Run, number: int) -> "Ended | None":
+        """How one step has ended; None as long as it may still get a value."""
+        step = run.steps[number]
+        value = run.value_of(number)
+        if value is not None:
+            return cls(RunStatus.SUCCESSFUL, value, None, step.name, None)
+        error = run.error_of(number)
+        if error is not None and not run.is_open:
+            return cls(RunStatus.FAILED, None, error, step.name, None)
+        if run.is_open and not step.is_ended:
+            return None
+        reason = f"step {step.name!r} has no value: it is {run.status_of(step)}"
+        if not run.is_open and run.error is not None:
+            return cls(run.status, None, run.error, Ended.of(run).step, reason)
+        return cls(run.status, None, error, step.name, reason)
 
 
 class Committed(NamedTuple):
@@ -77,9 +94,18 @@ class Submission(Struct, kw_only=True):
     pages: Iterable[bytes]
     objects: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    is_actor: bool = False
+    group: tuple[str, int] | None = None
 
-    def first_event(self) -> RunSubmitted:
-        return RunSubmitted(graph=self.graph_hash, output=self.graph.output, warnings=self.warnings)
+    def first_event(self, *, is_pending: bool) -> RunSubmitted:
+        return RunSubmitted(
+            graph=self.graph_hash,
+            output=self.graph.output,
+            warnings=self.warnings,
+            is_pending=is_pending,
+            is_actor=self.is_actor,
+            group=self.group,
+        )
 
 
 class ActiveRun:
@@ -87,25 +113,35 @@ class ActiveRun:
 
     __slots__ = (
         "attempts",
+        "base_seq",
         "creation",
+        "detaches",
         "entries",
         "environment",
         "epoch",
         "events",
         "forward",
         "graphs",
+        "group",
+        "inbox_read",
+        "is_looked_at",
         "is_new",
         "is_owned",
         "is_queued",
+        "kept",
         "last_seq",
         "listeners",
         "objects",
+        "on_accepted",
         "run",
         "run_id",
         "starved",
+        "step_listeners",
         "stored",
+        "taken",
         "takes",
         "told_generation",
+        "turn",
         "wants_events",
     )
 
@@ -117,6 +153,8 @@ class ActiveRun:
         self.is_new = False
         self.is_owned = False  # as the journal has it
         self.takes = False
+        self.detaches = False
+        self.base_seq = 0
         self.stored = Summary(status=RunStatus.RUNNING, steps=0, succeeded=0)  # as last written
         self.is_queued = False  # in the engine's list of runs with something to write
         self.entries: list[Entry] = []
@@ -124,7 +162,16 @@ class ActiveRun:
         self.objects: list[str] = []
         self.attempts: dict[int, int] = {}  # step number -> key of the attempt under way
         self.starved: dict[int, float] = {}  # steps whose result finds no room, and since when
+        self.kept: dict[int, int] = {}  # step -> key of the attempt whose process waits for it
+        self.taken: list[int] = []  # inbox entries taken in since the last commit
+        self.inbox_read = 0  # the number of the last one
+        self.group: tuple[str, int] | None = None  # as in RunSubmitted
+        self.turn: tuple[str | None, object] | None = None  # to run, where that is limited
         self.listeners: list[Listener] = []
+        self.step_listeners: dict[str, list[Listener]] = {}
+        self.on_accepted: Callable[[], object] | None = None
+        """Called once the run is durable and this engine's."""
+        self.is_looked_at = False  # soon, whether it can be parked
         self.forward = False
         self.wants_events = False
         self.events: list[tuple[float, Event]] = []
@@ -137,17 +184,21 @@ class ActiveRun:
         self.entries.append(Entry(self.last_seq, at, kind, encode_event(event)))
         if self.wants_events:
             self.events.append((at, event))
+        if kind == "ActorRested":
+            self.base_seq = self.last_seq
 
     def summary(self) -> Summary:
         run = self.run
         return Summary(
             status=run.status,
-            steps=len(run.steps),
+            steps=run.laid_down + len(run.steps),
             succeeded=run.succeeded,
             started_at=run.started_at,
             ended_at=run.ended_at,
+            wake_at=run.next_due(),
             error=run.error,
             value=run.value,
+            base_seq=self.base_seq,
         )
 
     def tell(self, news: News) -> None:
@@ -158,13 +209,30 @@ class ActiveRun:
 class Part:
     """What a commit writes of one run, and what follows once it is written."""
 
-    __slots__ = ("active", "change", "ending", "events", "generation", "graphs", "objects", "ready")
+    __slots__ = (
+        "active",
+        "change",
+        "ending",
+        "events",
+        "generation",
+        "graphs",
+        "objects",
+        "ready",
+        "step_endings",
+    )
 
     def __init__(self, active: ActiveRun, change: RunChange) -> None:
         self.active, self.change = active, change
         self.graphs, self.objects, self.events = active.graphs, active.objects, active.events
         self.ready, self.generation = active.run.ready, active.run.generation
-        self.ending = None if active.run.is_open else Ended.of(active.run)
+        run = active.run
+        self.ending = None if run.is_open and not run.is_at_rest else Ended.of(run)
+        self.step_endings: list[tuple[str, Ended]] = []
+        for name in active.step_listeners:
+            step = run.find_step(name)
+            ended = None if step is None else Ended.of_step(run, step.number)
+            if ended is not None:
+                self.step_endings.append((name, ended))
 
     @classmethod
     def of(cls, active: ActiveRun, engine: str) -> "Part":
@@ -177,11 +245,14 @@ class Part:
             creation=active.creation if active.is_new else None,
             takes=active.takes,
             engine=engine,
+            detached=active.detaches,
+            taken=active.taken,
         )
         part = cls(active, change)
         active.entries, active.graphs, active.objects, active.events = [], [], [], []
+        active.taken = []
         active.run.ready = deque()
-        active.is_queued = active.is_new = active.takes = False
+        active.is_queued = active.is_new = active.takes = active.detaches = False
         return part
 
     def take_back(self) -> None:
@@ -189,6 +260,8 @@ class Part:
         active = self.active
         active.is_new |= self.change.creation is not None
         active.takes |= self.change.takes
+        active.detaches |= self.change.detached
+        active.taken = [*self.change.taken, *active.taken]
         active.entries = [*self.change.entries, *active.entries]
         active.graphs = self.graphs + active.graphs
         active.objects = self.objects + active.objects

@@ -17,22 +17,29 @@ from random import Random
 from typing import NamedTuple
 
 from msgspec import DecodeError, Raw
+from msgspec.json import decode as decode_json
 from msgspec.structs import replace
 
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.events import (
+    ActorRested,
+    CallReceived,
     CancelRequested,
     Event,
     GraphExtended,
+    PauseChanged,
     Quarantined,
     RunAdopted,
+    RunBegun,
     RunResumed,
     RunStatus,
+    SignalReceived,
     StepFailed,
     StepLost,
     StepStarted,
     StepSucceeded,
+    WaitBegun,
 )
 from weftline.core.graph import Graph, Join, Step, decode_pages, problems_of
 from weftline.core.policy import Placement
@@ -41,6 +48,7 @@ from weftline.core.values import Error
 from weftline.engine.active import (
     ActiveRun,
     Committed,
+    Ended,
     Gone,
     Listener,
     Output,
@@ -49,20 +57,26 @@ from weftline.engine.active import (
     Submission,
 )
 from weftline.engine.committer import Committer, Outcome
-from weftline.engine.recovery import Recorded
+from weftline.engine.recovery import Recorded, read_run
+from weftline.engine.turns import Turns
 from weftline.errors import (
     CommitUnknown,
     ImpossibleEvent,
     InvalidWorkflow,
     ResourcesUnavailable,
+    StepMemoryError,
     StepTimeoutError,
     StorageError,
     StorageFull,
     WeftlineError,
     WorkflowError,
+    WorkflowNotFoundError,
+    WorkflowQueueFull,
     WorkflowRunningError,
 )
 from weftline.ports import (
+    INBOX_AT_ONCE,
+    ActorCall,
     Attempt,
     Batch,
     Clock,
@@ -71,13 +85,18 @@ from weftline.ports import (
     Extended,
     Failed,
     GivenBack,
+    InboxEntry,
+    InboxKind,
     Journal,
     Lane,
     Lost,
+    Outgrown,
     Printed,
     Refused,
     Report,
     RunChange,
+    RunRecord,
+    Signal,
     Started,
     Starved,
     Succeeded,
@@ -93,8 +112,23 @@ RETRY_STARVED_S = 5.0
 SLOW_COMMIT_S = 0.002
 """Commits that take longer than this are made beside the loop, if there is anything to do there."""
 
+PARK_AFTER_S = 1.0
+"""A run in which everything waits is unloaded when nothing has happened in it for so long."""
+
+LOOK_S = 5.0
+"""How often the inbox is looked at without having been told of news, which may get lost."""
+
+ASK_FOR_TURN_S = 0.1
+"""How often turns to run are asked for that another process may have given back."""
+
+LAY_DOWN_STEPS = 256
+"""So many steps of an actor at rest are laid down behind it."""
+
 WINDOW = 4096
 """Ready steps that are taken into attempts at once; bounds what one turn can cost."""
+
+PARKED = Run()
+"""What a parked run has in place of its own."""
 
 log = logging.getLogger("weftline.engine")
 
@@ -127,9 +161,12 @@ class Engine:
         clock: Clock,
         *,
         committer: Committer | None = None,
+        turns: Turns | None = None,
         seed: int | None = None,
     ) -> None:
         self.engine_id = engine_id
+        self._turns = turns or Turns()
+        self._ask_for_turn_at = 0.0
         self._committer = committer
         self._committing: tuple[list[Part], float] | None = None
         self._releases: dict[str, RunChange] = {}
@@ -139,6 +176,10 @@ class Engine:
         self._journal, self._executor, self._clock = journal, executor, clock
         self._random = Random(seed)
         self._runs: dict[str, ActiveRun] = {}
+        self._parked: dict[str, ActiveRun] = {}
+        self._quiet: deque[tuple[float, int, ActiveRun]] = deque()  # since when, and at which seq
+        self._postponed: list[Report] = []  # on parked runs that could not be loaded
+        self._look_at = clock.monotonic() + LOOK_S
         self._in_flight: dict[int, InFlight] = {}
         self._last_key = 0
         self._lanes: dict[Lane, deque[tuple[ActiveRun, int, int]]] = {}
@@ -162,9 +203,19 @@ class Engine:
         *,
         forward: bool = False,
         wants_events: bool = False,
+        on_accepted: Callable[[], object] | None = None,
     ) -> None:
-        """Record the run and drive it. `Gone` with WorkflowRunningError when its id is taken."""
-        self._put(lambda: self._submit(submission, listener, forward, wants_events))
+        """Record the run and drive it. `on_accepted` is called, on the engine's thread, when it is
+        durable; the listener gets `Gone` with WorkflowRunningError when its id is taken."""
+
+        def command() -> None:
+            run_id = submission.run_id
+            active = ActiveRun(run_id, Run(run_id), submission.creation, epoch=1, seq=0)
+            active.forward, active.wants_events = forward, wants_events
+            active.on_accepted = on_accepted
+            self._submit(active, submission, listener)
+
+        self._put(command)
 
     def adopt(
         self,
@@ -173,25 +224,47 @@ class Engine:
         *,
         environment: Environment | None = None,
         warnings: tuple[str, ...] = (),
+        lost: tuple[int, ...] = (),
+        detached: bool = False,
         forward: bool = False,
         wants_events: bool = False,
+        on_accepted: Callable[[], object] | None = None,
     ) -> None:
         """Drive a run from where its journal ends, also a failed, canceled or held one.
 
-        `environment` replaces the recorded one where that is gone. The listener gets `Gone` with
-        WorkflowRunningError when the run changed since it was read.
+        `environment` replaces the recorded one where that is gone; `lost` are steps whose volatile
+        value is; with `detached` it is one that controllers drive from now on. The listener gets
+        `Gone` with WorkflowRunningError when the run changed since it was read.
         """
-        self._put(
-            lambda: self._adopt(recorded, listener, environment, warnings, forward, wants_events)
-        )
+        adopted = RunAdopted(engine=self.engine_id, warnings=warnings, lost=lost)
+
+        def command() -> None:
+            record = recorded.record
+            run_id, creation = record.run_id, record.creation
+            active = ActiveRun(run_id, recorded.run, creation, record.epoch, record.last_seq)
+            active.environment = environment or active.environment
+            active.detaches, active.on_accepted = detached, on_accepted
+            active.forward, active.wants_events = forward, wants_events
+            self._adopt(active, record, listener, adopted)
+
+        self._put(command)
 
     def rejoin(self, run_id: str, listener: Listener, *, forward: bool = False) -> None:
         """Let an own run go on that failed while steps of it are still running here."""
         self._put(lambda: self._rejoin(run_id, listener, forward))
 
-    def cancel(self, run_id: str) -> None:
-        """End an own run: its attempts are killed and nothing of it starts any more."""
-        self._put(lambda: self._cancel(run_id))
+    def look(self) -> None:
+        """There may be news in the inbox."""
+        self._put(self._read_inbox)
+
+    def watch(self, run_id: str, name: str | None, listener: Listener) -> None:
+        """Tell how the run, or its step `name`, ends: with `Ended`, at once if it has. `Gone` when
+        the run is not driven here, or stops being so."""
+        self._put(lambda: self._watch(run_id, name, listener))
+
+    def limit(self, turns: Turns) -> None:
+        """Hold runs back as these turns say, from now on."""
+        self._put(lambda: self._limit(turns))
 
     def let_go(self, run_id: str, done: Callable[[], object]) -> None:
         """Stop driving a run; it is RESUMABLE when `done` is called, on the engine's thread."""
@@ -204,8 +277,17 @@ class Engine:
 
     def drives(self, run_id: str) -> bool | None:
         """Whether the run goes on here; False when only steps of a failed one still run."""
+        if run_id in self._parked:
+            return True
         active = self._runs.get(run_id)
         return None if active is None else active.run.is_open
+
+    @property
+    def open_runs(self) -> int:
+        """How many runs are driven here and have not ended; an actor at rest has."""
+        active = sum(a.run.is_open and not a.run.is_at_rest for a in list(self._runs.values()))
+        parked = list(self._parked.values())
+        return active + sum(a.stored.status is not RunStatus.SUCCESSFUL for a in parked)
 
     @property
     def has_failed(self) -> bool:
@@ -234,14 +316,17 @@ class Engine:
             while self._commands:  # their runs are to be told as well
                 with suppress(Exception):
                     self._commands.popleft()()
-            for active in self._runs.values():
+            for active in [*self._runs.values(), *self._parked.values()]:
                 active.tell(Gone(self._broken))
             self._runs.clear()
+            self._parked.clear()
             raise
 
     def turn(self) -> None:
         """Wait for news, take it in, start what may start, and write when it is time to."""
         reports = self._executor.wait(self._patience())
+        if self._postponed:
+            reports, self._postponed = [*self._postponed, *reports], []
         for report in reports:
             self._take(report)
         busy = bool(reports)
@@ -252,13 +337,20 @@ class Engine:
             self._commands.popleft()()
         if self._timers:
             self._fire_timers()
-        while self._aside and self._aside[0][0] <= self._clock.monotonic():
+        now = self._clock.monotonic()
+        if self._look_at <= now:
+            self._read_inbox()
+        if self._quiet and self._quiet[0][0] <= now:
+            self._park_quiet(now)
+        if self._turns.pending and self._ask_for_turn_at <= now:
+            self._begin_pending()
+        while self._aside and self._aside[0][0] <= now:
             active, number, generation = heappop(self._aside)[2]
             if generation == active.run.generation:
                 self._queue_again(active, number)
             else:
                 self._rest(active)
-        if self._releases and self._clock.monotonic() >= self._next_release:
+        if self._releases and now >= self._next_release:
             self._write_releases()
         if self._doubtful is not None:
             self._resolve_doubt()
@@ -286,11 +378,20 @@ class Engine:
             return max(0.0, self._next_try - self._clock.monotonic())
         if self._commands or (self._unwritten and self._committing is None):
             return 0.0
-        waits = [] if not self._aside else [self._aside[0][0] - self._clock.monotonic()]
+        now = self._clock.monotonic()
+        waits = [self._look_at - now] if self._runs or self._parked else []
+        if self._aside:
+            waits.append(self._aside[0][0] - now)
         if self._releases:
-            waits.append(self._next_release - self._clock.monotonic())
+            waits.append(self._next_release - now)
         if self._timers:
             waits.append(self._timers[0][0] - self._clock.time())
+        if self._quiet:
+            waits.append(self._quiet[0][0] - now)
+        if self._turns.pending:
+            waits.append(self._ask_for_turn_at - now)
+        if self._postponed:
+            waits.append(RETRY_COMMIT_S)
         return max(0.0, min(waits)) if waits else None
 
     # -- news -----------------------------------------------------------------------------------
@@ -306,6 +407,10 @@ class Engine:
         if flight is None:  # of an attempt that was given up; whatever it did is void
             return
         active = flight.active
+        if active.run_id in self._parked and not self._unpark(active):
+            self._in_flight[report.key] = flight
+            self._postponed.append(report)
+            return
         if is_done:
             active.attempts.pop(flight.step, None)
             if active.starved and not isinstance(report, Starved | GivenBack):
@@ -322,6 +427,9 @@ class Engine:
                     report.worker,
                     report.preview,
                     report.log,
+                    report.picture,
+                    None if report.state is None else Raw(report.state),
+                    report.is_volatile,
                 )
                 self._record(active, event)
             elif isinstance(report, Starved):
@@ -344,6 +452,13 @@ class Engine:
                 step = active.run.steps[flight.step]
                 text = f"step {step.name!r} ran longer than its timeout_s={report.after_s:g}"
                 self._fail(flight, report, error_of(StepTimeoutError(text)), True, timeout=True)
+            elif isinstance(report, Outgrown):
+                step = active.run.steps[flight.step]
+                text = (
+                    f"step {step.name!r} had {report.resident} bytes of memory, more than its"
+                    f" memory={report.limit}"
+                )
+                self._fail(flight, report, error_of(StepMemoryError(text)), True)
             elif isinstance(report, Lost):
                 event = StepLost(
                     flight.step,
@@ -372,10 +487,12 @@ class Engine:
         active = flight.active
         try:
             graph = Graph(steps=decode_pages(report.pages), output=report.output)
-            problem = self.refusal_of(graph)
+            problem = self.refusal_of(graph, len(active.run.steps))
         except DecodeError as error:
             problem = InvalidWorkflow(f"the steps that it returned cannot be read: {error}")
         if problem is not None:
+            if report.stays:
+                self._executor.kill({report.key})
             self._fail(flight, report, error_of(problem), False)
             return
         active.graphs.append((report.graph, report.pages))
@@ -388,7 +505,10 @@ class Engine:
             report.started_at,
             report.worker,
             report.log,
+            None if report.state is None else Raw(report.state),
         )
+        if report.stays and isinstance(graph.output, int):
+            active.kept[len(active.run.steps) + graph.output] = report.key
         self._record(active, event, graph)
 
     def _fail(
@@ -419,13 +539,15 @@ class Engine:
         if retry_at is not None:
             self._set_timer(active)
 
-    def refusal_of(self, graph: Graph) -> WeftlineError | None:
-        """Why this engine cannot run the graph, or None."""
+    def refusal_of(self, graph: Graph, known: int = 0) -> WeftlineError | None:
+        """Why this engine cannot run the graph, or None; `known` steps are in the run already."""
         found = problems_of(graph)
         for step in graph.steps:
-            if step.when is not None or not isinstance(step.action, PythonCall):
-                what = "a condition" if step.when is not None else "a wait"
-                found.append(f"step {step.name!r} has {what}, which this engine does not carry out")
+            if step.when is not None:
+                text = "has a condition, which this engine does not carry out"
+                found.append(f"step {step.name!r} {text}")
+            if step.inputs and any(not 0 <= number < known for number in step.outer()):
+                found.append(f"step {step.name!r} reads a step that its run does not have")
         if found:
             return InvalidWorkflow("the workflow cannot run: " + "; ".join(found[:20]))
         return self.lacking(graph.steps)
@@ -434,7 +556,8 @@ class Engine:
         """What the steps ask for and this machine never has, or None."""
         asked: dict[Placement, str] = {}
         for step in steps:
-            asked.setdefault(step.placement, step.name)
+            if type(step.action) is PythonCall:
+                asked.setdefault(step.placement, step.name)
         reasons = [
             f"step {name!r} {reason}"
             for placement, name in asked.items()
@@ -455,12 +578,24 @@ class Engine:
         run = active.run
         run.apply(event, now, graph)
         active.append(event, now)
-        while (follows := run.settle()) is not None:
+        while (follows := run.settle() or self._next_wait(run)) is not None:
             run.apply(follows, now)
             active.append(follows, now)
+            if type(follows) is WaitBegun:
+                self._set_timer(active)
         if run.dropped:
             self._drop(active)
         self._note_unwritten(active)
+
+    def _next_wait(self, run: Run) -> Event | None:
+        """The beginning of a wait that is READY; it is recorded with what made it so."""
+        if not run.beginning or not run.may_start:
+            return None
+        while run.beginning:
+            number = run.beginning.popleft()
+            if run.steps[number].status is StepStatus.READY:
+                return run.begin_wait(number, self._clock.time())
+        return None
 
     def _has_unwritten(self, active: ActiveRun) -> bool:
         parts = self._committing[0] if self._committing is not None else ()
@@ -476,8 +611,16 @@ class Engine:
     def _drop(self, active: ActiveRun) -> None:
         """Kill the attempts of steps that are of no use any more."""
         keys = {active.attempts.pop(n) for n in active.run.dropped if n in active.attempts}
+        if active.kept:
+            self._let_kept_go(active, active.run.dropped)
         active.run.dropped.clear()
         self._kill(keys)
+
+    def _let_kept_go(self, active: ActiveRun, steps: Iterable[int]) -> None:
+        """Processes that wait to carry out these steps wait no more."""
+        keys = {active.kept.pop(number) for number in list(steps) if number in active.kept}
+        if keys:
+            self._executor.kill(keys)
 
     def _kill(self, keys: set[int]) -> None:
         for key in keys:
@@ -587,17 +730,50 @@ class Engine:
         active.epoch += part.change.takes
         active.stored = part.change.summary
         active.is_owned = True
+        if active.on_accepted is not None:
+            active.on_accepted()
+            active.on_accepted = None
         if active.wants_events:
             active.tell(Committed(part.events))
+        for name, ended in part.step_endings:
+            for listener in active.step_listeners.pop(name, ()):
+                listener(ended)
         run = active.run
         if part.ready and part.generation == run.generation:
             self._queue_ready(active, part.ready)
         if part.ending is not None and part.generation == run.generation:
-            if active.told_generation != run.generation:
-                active.told_generation = run.generation
-                active.tell(part.ending)
-                active.listeners.clear()
-            self._rest(active)
+            self._tell_ending(active, part.ending)
+        if run.is_at_rest and len(run.steps) >= LAY_DOWN_STEPS and not active.step_listeners:
+            self._lay_down(active)
+        if run.is_open and not active.is_looked_at:
+            self._look_later(active)
+
+    def _tell_ending(self, active: ActiveRun, ending: Ended) -> None:
+        run = active.run
+        if run.is_at_rest:
+            active.tell(ending)
+            active.listeners.clear()
+        elif active.told_generation != run.generation:
+            active.told_generation = run.generation
+            active.tell(ending)
+            active.listeners.clear()
+        if not run.is_open:
+            self._let_kept_go(active, active.kept)
+        if (not run.is_open or run.is_at_rest) and self._turns.give_back(active):
+            self._ask_for_turn_at = 0.0
+        self._rest(active)
+
+    def _lay_down(self, active: ActiveRun) -> None:
+        """Forget the steps behind an actor at rest, so that a call costs the same for ever."""
+        run = active.run
+        rested = ActorRested(
+            first=run.laid_down + len(run.steps),
+            names=run.name_counts(),
+            state=None if run.state is None else Raw(run.state),
+            value=None if run.value is None else Raw(run.value),
+            submitted_at=run.submitted_at or 0.0,
+        )
+        self._record(active, rested)
 
     def _rest(self, active: ActiveRun) -> None:
         """Forget a run that does not go on, once nothing of it runs or is to be written."""
@@ -629,6 +805,12 @@ class Engine:
     def _forget(self, active: ActiveRun) -> None:
         if self._runs.get(active.run_id) is active:
             del self._runs[active.run_id]
+        if self._parked.get(active.run_id) is active:
+            del self._parked[active.run_id]
+        self._turns.forget(active)
+        if self._turns.give_back(active):
+            self._ask_for_turn_at = 0.0
+        self._let_kept_go(active, active.kept)
         if active.is_queued:  # what it did since the last commit is done again by its next owner
             active.is_queued = False
             self._unwritten.remove(active)
@@ -646,16 +828,26 @@ class Engine:
 
     def _queue_ready(self, active: ActiveRun, ready: Iterable[int]) -> None:
         if not active.run.may_start:
+            self._let_kept_go(active, active.kept)
             return  # READY they stay: a resume lists them anew
         for number in ready:
-            if number not in active.attempts:
+            if number in active.kept:
+                self._start_beside(active, number)
+            elif number not in active.attempts:
                 self._queue(active, number)
 
+    def _start_beside(self, active: ActiveRun, number: int) -> None:
+        """Give the step to the process that waits for it."""
+        key = active.kept[number]
+        lane = self._lane_of(active, number)
+        attempt = self._attempt(active, number)
+        attempt.beside = key
+        del active.kept[number]
+        self._in_flight[attempt.key] = InFlight(active, number, attempt.number, lane)
+        self._executor.start(lane, [attempt])
+
     def _queue(self, active: ActiveRun, number: int, *, first: bool = False) -> None:
-        spec = active.run.steps[number].spec
-        action = spec.action
-        assert isinstance(action, PythonCall)
-        lane = Lane(active.environment, action.function.hash, spec.placement)
+        lane = self._lane_of(active, number)
         queue = self._lanes.get(lane)
         if queue is None:
             queue = self._lanes[lane] = deque()
@@ -664,6 +856,12 @@ class Engine:
             queue.appendleft(entry)
         else:
             queue.append(entry)
+
+    def _lane_of(self, active: ActiveRun, number: int) -> Lane:
+        spec = active.run.steps[number].spec
+        action = spec.action
+        assert isinstance(action, PythonCall)
+        return Lane(active.environment, action.function.hash, spec.placement, action.listens)
 
     def _queue_again(self, active: ActiveRun, number: int) -> None:
         """Start a step that came back; not before a resume that allows it is durable."""
@@ -694,7 +892,9 @@ class Engine:
                         run.ready.append(number)
                         self._note_unwritten(active)
                         continue
-                    attempts.append(self._attempt(active, number, lane))
+                    attempt = self._attempt(active, number)
+                    self._in_flight[attempt.key] = InFlight(active, number, attempt.number, lane)
+                    attempts.append(attempt)
                 if attempts:
                     self._executor.start(lane, attempts)
             if not queue:
@@ -702,12 +902,12 @@ class Engine:
             elif attempts:  # to the end, so that lanes take turns
                 self._lanes[lane] = self._lanes.pop(lane)
 
-    def _attempt(self, active: ActiveRun, number: int, lane: Lane) -> Attempt:
-        step = active.run.steps[number]
+    def _attempt(self, active: ActiveRun, number: int) -> Attempt:
+        run = active.run
+        step = run.steps[number]
         action = step.spec.action
         assert isinstance(action, PythonCall)
         self._last_key = key = self._last_key + 1
-        self._in_flight[key] = InFlight(active, number, step.attempt + 1, lane)
         active.attempts[number] = key
         return Attempt(
             key=key,
@@ -715,9 +915,11 @@ class Engine:
             step=step.name,
             number=step.attempt + 1,
             call=action,
-            inputs=active.run.inputs_of(number) if step.spec.inputs else [],
+            inputs=run.inputs_of(number) if step.spec.inputs else [],
             timeout_s=step.spec.policy.timeout_s,
             forward=active.forward,
+            state=run.state if action.is_writer else None,
+            is_volatile=run.may_be_volatile(number),
         )
 
     # -- time -----------------------------------------------------------------------------------
@@ -731,6 +933,9 @@ class Engine:
         now = self._clock.time()
         while self._timers and self._timers[0][0] <= now:
             _, _, active = heappop(self._timers)
+            if active.run_id in self._parked and not self._unpark(active):
+                heappush(self._timers, (now + RETRY_COMMIT_S, next(self._ticket), active))
+                break
             if self._runs.get(active.run_id) is not active:
                 continue
             for event in active.run.due(now):
@@ -743,50 +948,235 @@ class Engine:
                 self._queue_ready(active, ready)
             self._set_timer(active)
 
+    # -- parking --------------------------------------------------------------------------------
+
+    def _park_quiet(self, now: float) -> None:
+        """Unload runs in which everything waits and nothing has happened for a while."""
+        while self._quiet and self._quiet[0][0] <= now:
+            _, seq, active = self._quiet.popleft()
+            active.is_looked_at = False
+            if self._runs.get(active.run_id) is not active or not active.run.is_open:
+                continue
+            if not self._is_quiet(active):
+                continue  # it is looked at again after its next commit
+            if active.last_seq != seq:
+                self._look_later(active)
+                continue
+            del self._runs[active.run_id]
+            self._parked[active.run_id] = active
+            active.run = PARKED
+
+    def _look_later(self, active: ActiveRun) -> None:
+        """See after a while whether the run can be parked."""
+        active.is_looked_at = True
+        at = self._clock.monotonic() + PARK_AFTER_S
+        self._quiet.append((at, active.last_seq, active))
+
+    def _is_quiet(self, active: ActiveRun) -> bool:
+        run = active.run
+        is_idle = not (active.is_queued or active.starved or run.ready or run.beginning)
+        is_idle = is_idle and run.is_open and not self._has_unwritten(active)
+        in_flight = all(self._in_flight[key].lane.listens for key in active.attempts.values())
+        waits = in_flight and not any(step.status is StepStatus.READY for step in run.steps)
+        # One that is held back has READY steps, and is listed anew when its turn comes.
+        return is_idle and (waits or not run.may_start)
+
+    def _unpark(self, active: ActiveRun) -> bool:
+        """Load the run again; False when that cannot be done now."""
+        try:
+            recorded = read_run(self._journal, active.run_id, to_drive=True)
+        except StorageError as error:
+            log.warning("run %s cannot be read, trying again: %s", active.run_id, error)
+            return False
+        except WorkflowNotFoundError:
+            recorded = None
+        self._parked.pop(active.run_id, None)
+        self._runs[active.run_id] = active
+        if recorded is None or recorded.record.epoch != active.epoch:
+            text = f"run {active.run_id!r} was taken over by another process"
+            self._forget(active)
+            active.tell(Gone(WorkflowRunningError(text, active.run_id)))
+            return True
+        active.run = recorded.run
+        active.run.ready.clear()
+        self._set_timer(active)
+        return True
+
+    def _load(self, run_id: str) -> ActiveRun | None:
+        """An own run, loaded if it was not. Raises: StorageError."""
+        active = self._parked.get(run_id)
+        if active is not None and not self._unpark(active):
+            raise StorageError(f"run {run_id!r} cannot be read")
+        active = self._runs.get(run_id)
+        if active is not None:
+            return active
+        try:
+            recorded = read_run(self._journal, run_id, to_drive=True)
+        except WorkflowNotFoundError:
+            return None
+        record = recorded.record
+        if record.engine != self.engine_id:
+            return None
+        active = ActiveRun(run_id, recorded.run, record.creation, record.epoch, record.last_seq)
+        active.stored, active.is_owned = record.summary, True
+        active.group = recorded.run.group
+        active.base_seq = record.summary.base_seq
+        active.told_generation = recorded.run.generation
+        recorded.run.ready.clear()
+        self._runs[run_id] = active
+        return active
+
+    # -- the inbox ------------------------------------------------------------------------------
+
+    def _read_inbox(self) -> None:
+        """Take in what was posted for runs of this engine."""
+        self._look_at = self._clock.monotonic() + LOOK_S
+        if not self._is_stopping:
+            try:
+                entries = self._journal.read_inbox(self.engine_id)
+                if len(entries) >= INBOX_AT_ONCE:
+                    self._look_at = 0.0  # there are more behind them
+                for entry in entries:
+                    active = self._load(entry.run_id)
+                    if active is not None and entry.number > active.inbox_read:
+                        self._take_in(active, entry)
+            except StorageError as error:
+                log.warning("the inbox cannot be read, trying again: %s", error)
+                self._look_at = self._clock.monotonic() + RETRY_COMMIT_S
+
+    def _take_in(self, active: ActiveRun, entry: InboxEntry) -> None:
+        """Record what an entry of the inbox says, in the commit that removes it."""
+        active.inbox_read = entry.number
+        active.taken.append(entry.number)
+        try:
+            event = self._news_of(active, entry)
+            if event is not None:
+                self._record(active, event)
+        except (DecodeError, ValueError) as error:
+            log.error("run %s: news that cannot be read: %s", active.run_id, error)
+        except ImpossibleEvent as error:
+            log.warning("run %s: news that came too late: %s", active.run_id, error)
+        self._note_unwritten(active)
+
+    def _news_of(self, active: ActiveRun, entry: InboxEntry) -> Event | None:
+        """The event that an entry of the inbox is for its run; None when it changes nothing."""
+        run = active.run
+        match InboxKind(entry.kind):
+            case InboxKind.CANCEL:
+                is_over = run.finished in (RunStatus.SUCCESSFUL, RunStatus.CANCELED)
+                return None if is_over else CancelRequested()
+            case InboxKind.PAUSE:
+                return PauseChanged(paused=True) if run.is_open and not run.is_paused else None
+            case InboxKind.CONTINUE:
+                return PauseChanged(paused=False) if run.is_paused else None
+            case InboxKind.SIGNAL:
+                if run.finished is RunStatus.SUCCESSFUL:
+                    return None
+                signal = decode_json(entry.body, type=Signal)
+                active.objects += signal.objects
+                return SignalReceived(signal.name, signal.value)
+            case InboxKind.CALL:
+                call = decode_json(entry.body, type=ActorCall)
+                active.objects += call.objects
+                return CallReceived(call.steps, call.call)
+
+    def _watch(self, run_id: str, name: str | None, listener: Listener) -> None:
+        try:
+            active = self._runs.get(run_id)
+            if active is None and run_id in self._parked:
+                active = self._load(run_id)
+        except StorageError as error:
+            listener(Gone(error))
+            return
+        if active is None or not active.is_owned:
+            listener(Gone(WorkflowError(f"run {run_id!r} is not driven here", run_id)))
+            return
+        run = active.run
+        ended: Ended | None = None
+        if name is not None:
+            step = run.find_step(name)
+            ended = None if step is None else Ended.of_step(run, step.number)
+        elif run.is_at_rest or not run.is_open:
+            ended = Ended.of(run)
+        if ended is not None and not self._has_unwritten(active):
+            listener(ended)
+        elif name is None:
+            active.listeners.append(listener)
+        else:
+            active.step_listeners.setdefault(name, []).append(listener)
+
+    # -- limits ---------------------------------------------------------------------------------
+
+    def _limit(self, turns: Turns) -> None:
+        turns.pending = self._turns.pending
+        for active in [*self._runs.values(), *self._parked.values()]:
+            if active.turn is not None:
+                self._turns.give_back(active)
+                turns.take_anyway(active)
+        self._turns = turns
+        self._ask_for_turn_at = 0.0
+
+    def _begin_pending(self) -> None:
+        """Let runs begin whose turn has come."""
+        self._ask_for_turn_at = self._clock.monotonic() + ASK_FOR_TURN_S
+        while (active := self._turns.next()) is not None:
+            if active.run_id in self._parked and not self._unpark(active):
+                self._turns.give_back(active)
+                self._turns.pending.appendleft(active)
+                return
+            if active.run.is_pending:
+                self._record(active, RunBegun())
+            else:
+                self._turns.give_back(active)
+
     # -- commands -------------------------------------------------------------------------------
 
-    def _submit(
-        self, submission: Submission, listener: Listener, forward: bool, wants_events: bool
-    ) -> None:
+    def _submit(self, active: ActiveRun, submission: Submission, listener: Listener) -> None:
         run_id = submission.run_id
-        if run_id in self._runs:
+        if self.drives(run_id) is not None:
             listener(Gone(WorkflowRunningError(f"run {run_id!r} is running", run_id)))
             return
-        active = ActiveRun(run_id, Run(), submission.creation, epoch=1, seq=0)
+        active.group = submission.group
+        is_pending = not self._turns.take(active)
+        if is_pending and self._turns.is_full:
+            text = (
+                f"run {run_id!r} was not accepted: as many workflows run and wait as"
+                " max_running_workflows and max_pending_workflows allow; try again later"
+            )
+            listener(Gone(WorkflowQueueFull(text, run_id)))
+            return
         active.is_new = True
         active.listeners.append(listener)
-        active.forward, active.wants_events = forward, wants_events
         active.graphs.append((submission.graph_hash, submission.pages))
         active.objects += submission.objects
         self._runs[run_id] = active
-        self._record(active, submission.first_event(), submission.graph)
+        self._record(active, submission.first_event(is_pending=is_pending), submission.graph)
+        if is_pending:
+            self._turns.pending.append(active)
 
     def _adopt(
-        self,
-        recorded: Recorded,
-        listener: Listener,
-        environment: Environment | None,
-        warnings: tuple[str, ...],
-        forward: bool,
-        wants_events: bool,
+        self, active: ActiveRun, record: RunRecord, listener: Listener, adopted: RunAdopted
     ) -> None:
-        record, run = recorded.record, recorded.run
-        run_id = record.run_id
-        if run_id in self._runs:
+        run_id, run = active.run_id, active.run
+        if self.drives(run_id) is not None:
             listener(Gone(WorkflowRunningError(f"run {run_id!r} is running", run_id)))
             return
-        active = ActiveRun(run_id, run, record.creation, record.epoch, record.last_seq)
-        active.environment = environment or active.environment
         active.takes = True
-        active.stored = record.summary
+        active.stored, active.base_seq = record.summary, record.summary.base_seq
+        active.group = run.group
         active.listeners.append(listener)
-        active.forward, active.wants_events = forward, wants_events
         self._runs[run_id] = active
         was_open = run.is_open
-        self._record(active, RunAdopted(engine=self.engine_id, warnings=warnings))
+        self._record(active, adopted)
         if not was_open and run.finished is not RunStatus.SUCCESSFUL:
-            self._record(active, RunResumed())
+            self._record(active, RunResumed(is_pending=not self._turns.take(active)))
+        elif run.is_open and not run.is_pending and not run.is_at_rest:
+            self._turns.take_anyway(active)
+        if run.is_pending:
+            self._turns.pending.append(active)
+            self._ask_for_turn_at = 0.0
         self._set_timer(active)
+        self._look_at = 0.0  # there may be news from before
 
     def _rejoin(self, run_id: str, listener: Listener, forward: bool) -> None:
         active = self._runs.get(run_id)
@@ -798,6 +1188,7 @@ class Engine:
         active.listeners.append(listener)
         active.forward = forward
         active.takes = True
+        self._turns.take_anyway(active)
         self._record(active, RunResumed())
         # Recorded as running, but handed back by its executor: it is to be started again.
         for step in active.run.steps:
@@ -806,11 +1197,6 @@ class Engine:
                     active.run.ready.append(step.number)
         self._set_timer(active)
 
-    def _cancel(self, run_id: str) -> None:
-        active = self._runs.get(run_id)
-        if active is not None and active.run.is_open:
-            self._record(active, CancelRequested())
-
     def _let_go(self, run_id: str, error: WeftlineError | None) -> None:
         # What became of the last commit decides what there is to be released.
         self._end_commit(wait=True)
@@ -818,7 +1204,7 @@ class Engine:
             self._next_try = self._clock.monotonic()
             self._resolve_doubt()
         in_doubt = {part.active.run_id for part in self._doubtful or ()}
-        active = self._runs.get(run_id)
+        active = self._runs.get(run_id) or self._parked.get(run_id)
         if active is None:
             return
         self._forget(active)
@@ -849,7 +1235,7 @@ class Engine:
                 self._next_release = self._clock.monotonic() + RETRY_RELEASE_S
 
     def _stop(self) -> None:
-        for run_id in list(self._runs):
+        for run_id in [*self._runs, *self._parked]:
             stopped = WorkflowError(f"run {run_id!r} was let go: the engine is stopping", run_id)
             self._let_go(run_id, stopped)
         self._is_stopping = True

@@ -9,7 +9,7 @@ from weftline.core.events import Event, GraphExtended, RunSubmitted, decode_even
 from weftline.core.graph import Graph, decode_pages
 from weftline.core.run import Run
 from weftline.errors import StorageError, WorkflowNotFoundError
-from weftline.ports import Journal, RunRecord
+from weftline.ports import FROM_BASE, Journal, RunRecord
 
 
 class Recorded(NamedTuple):
@@ -20,9 +20,12 @@ class Recorded(NamedTuple):
     graph: Graph
 
 
-def read_run(journal: Journal, run_id: str) -> Recorded:
-    """The run as of now. Raises: WorkflowNotFoundError, StorageError."""
-    reader = RunReader(journal, run_id)
+def read_run(journal: Journal, run_id: str, *, to_drive: bool = False) -> Recorded:
+    """The run as of now; `to_drive` leaves out what an actor has laid down behind it.
+
+    Raises: WorkflowNotFoundError, StorageError.
+    """
+    reader = RunReader(journal, run_id, to_drive=to_drive)
     reader.refresh()
     return reader.recorded()
 
@@ -30,12 +33,12 @@ def read_run(journal: Journal, run_id: str) -> Recorded:
 class RunReader:
     """Reads a run, and later only what has been added since."""
 
-    def __init__(self, journal: Journal, run_id: str) -> None:
+    def __init__(self, journal: Journal, run_id: str, *, to_drive: bool = False) -> None:
         self._journal, self._run_id = journal, run_id
-        self.run = Run()
+        self.run = Run(run_id)
         self.record: RunRecord | None = None
         self.graph: Graph | None = None
-        self._last_seq = 0
+        self._last_seq = FROM_BASE if to_drive else 0
 
     def refresh(self) -> list[tuple[float, Event]]:
         """Fold what is new, and return it. Raises: WorkflowNotFoundError, StorageError."""
@@ -58,6 +61,6 @@ class RunReader:
 
     def recorded(self) -> Recorded:
         """What was read. Raises: StorageError when the run has no first event."""
-        if self.record is None or self.graph is None:
+        if self.record is None or (self.graph is None and not self.run.laid_down):
             raise StorageError(f"the journal of run {self._run_id!r} has no beginning")
-        return Recorded(self.record, self.run, self.graph)
+        return Recorded(self.record, self.run, self.graph or Graph(steps=[], output=0))

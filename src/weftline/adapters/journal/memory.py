@@ -2,14 +2,25 @@
 
 import copy
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
 
 from weftline.core.events import RunStatus
 from weftline.errors import StorageError
-from weftline.ports import Batch, Creation, Entry, RunChange, RunRecord, Summary
+from weftline.ports import (
+    FROM_BASE,
+    INBOX_AT_ONCE,
+    Batch,
+    Creation,
+    Entry,
+    InboxEntry,
+    InboxKind,
+    RunChange,
+    RunRecord,
+    Summary,
+)
 
 _NAMES_GRAPH = ("RunSubmitted", "GraphExtended")
 
@@ -39,7 +50,10 @@ class MemoryJournal:
         self._lock = threading.Lock()
         self._runs: dict[str, _StoredRun] = {}
         self._graphs: dict[str, list[bytes]] = {}
-        self._engines: set[str] = set()
+        self._engines: dict[str, Callable[[], None] | None] = {}
+        self._inbox: list[InboxEntry] = []
+        self._keys: set[tuple[str, str]] = set()
+        self._posted = 0
         self._created = 0
         self._changes = 0
 
@@ -89,12 +103,20 @@ class MemoryJournal:
         if change.takes:
             run.epoch += 1
             run.engine = change.engine
+            if change.detached:
+                run.creation = msgspec.structs.replace(run.creation, detached=True)
+        if change.taken:
+            self._inbox = [each for each in self._inbox if each.number not in change.taken]
         return True
 
     def read(self, run_id: str, after_seq: int = 0) -> tuple[RunRecord, list[Entry]] | None:
         with self._lock:
             run = self._runs.get(run_id)
-            return None if run is None else (_record(run_id, run), run.entries[after_seq:])
+            if run is None:
+                return None
+            is_base = after_seq == FROM_BASE
+            after = max(0, run.summary.base_seq - 1) if is_base else after_seq
+            return _record(run_id, run), run.entries[after:]
 
     def read_graph(self, graph_hash: str) -> list[bytes]:
         with self._lock:
@@ -103,13 +125,18 @@ class MemoryJournal:
             raise StorageError(f"the journal has no graph {graph_hash}")
         return list(pages)
 
-    def register(self, engine: str) -> None:
+    def read_inbox(self, engine: str) -> list[InboxEntry]:
         with self._lock:
-            self._engines.add(engine)
+            found = [each for each in self._inbox if self._owner(each.run_id) == engine]
+            return found[:INBOX_AT_ONCE]
+
+    def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:
+        with self._lock:
+            self._engines[engine] = on_news
 
     def release(self, engine: str) -> None:
         with self._lock:
-            self._engines.discard(engine)
+            self._engines.pop(engine, None)
 
     def is_alive(self, engine: str) -> bool:
         with self._lock:
@@ -127,6 +154,7 @@ class MemoryJournal:
         *,
         statuses: Iterable[RunStatus] | None = None,
         workflow: str | None = None,
+        detached: bool | None = None,
         limit: int | None = None,
         before: float | None = None,
     ) -> list[RunRecord]:
@@ -137,6 +165,7 @@ class MemoryJournal:
                 for run_id, run in self._runs.items()
                 if (wanted is None or run.summary.status in wanted)
                 and (workflow is None or run.creation.workflow == workflow)
+                and (detached is None or run.creation.detached == detached)
                 and (before is None or run.creation.created_at < before)
             ]
             found.sort(reverse=True)
@@ -148,11 +177,39 @@ class MemoryJournal:
             if run is None or run.epoch != epoch:
                 return False
             del self._runs[run_id]
+            self._inbox = [each for each in self._inbox if each.run_id != run_id]
+            self._keys = {each for each in self._keys if each[0] != run_id}
             self._changes += 1
             named = {name for other in self._runs.values() for name in _graphs_of(other)}
             for graph in _graphs_of(run) - named:
                 self._graphs.pop(graph, None)
             return True
+
+    def post(
+        self, run_id: str, kind: InboxKind, body: bytes, key: str | None = None
+    ) -> bool | None:
+        with self._lock:
+            if run_id not in self._runs:
+                return None
+            if key is not None:
+                if (run_id, key) in self._keys:
+                    return False
+                self._keys.add((run_id, key))
+            self._posted += 1
+            self._inbox.append(InboxEntry(self._posted, run_id, kind.value, body))
+            self._changes += 1
+            on_news = self._engines.get(self._owner(run_id) or "")
+        if on_news is not None:
+            on_news()
+        return True
+
+    def list_inbox(self, run_id: str) -> list[InboxEntry]:
+        with self._lock:
+            return [each for each in self._inbox if each.run_id == run_id]
+
+    def _owner(self, run_id: str) -> str | None:
+        run = self._runs.get(run_id)
+        return None if run is None else run.engine
 
     def change_count(self) -> int:
         return self._changes

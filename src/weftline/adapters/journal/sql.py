@@ -4,6 +4,8 @@ The tables are in `migrations/`. Statements are whole and constant, so that each
 for every connection.
 """
 
+from weftline.ports import INBOX_AT_ONCE
+
 BEGIN_WRITE = "BEGIN IMMEDIATE"
 """Start a transaction that writes, waiting for nobody later on."""
 
@@ -47,15 +49,15 @@ def migration(version: int, script: str) -> str:
 CREATE_RUN = """
 INSERT INTO runs (
     run_id, workflow, created_at, environment, metadata, detached, parent, epoch, engine, last_seq,
-    status, steps, succeeded, started_at, ended_at, wake_at, error, value
-) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    status, steps, succeeded, started_at, ended_at, wake_at, error, value, base_seq
+) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (run_id) DO NOTHING
 """
 """Add a run, unless its id is taken."""
 
 _SUMMARY = """
     status = ?, steps = ?, succeeded = ?, started_at = ?, ended_at = ?, wake_at = ?, error = ?,
-    value = ?
+    value = ?, base_seq = ?
 """
 
 EXTEND_RUN = f"""
@@ -64,7 +66,8 @@ UPDATE runs SET {_SUMMARY}, last_seq = ? WHERE run_id = ? AND epoch = ? AND last
 """Note what new events made of a run, unless its epoch or its last event is another."""
 
 TAKE_RUN = f"""
-UPDATE runs SET {_SUMMARY}, last_seq = ?, epoch = epoch + 1, engine = ?
+UPDATE runs
+SET {_SUMMARY}, last_seq = ?, epoch = epoch + 1, engine = ?, detached = max(detached, ?)
 WHERE run_id = ? AND epoch = ? AND last_seq = ?
 """
 """The same, and give the run to another owner in a new epoch."""
@@ -90,6 +93,19 @@ HOLD_OBJECT = "INSERT OR IGNORE INTO run_objects (run_id, hash) VALUES (?, ?)"
 ADD_ENVIRONMENT = "INSERT OR IGNORE INTO environments (hash, body) VALUES (?, ?)"
 """Store an environment, unless it is there."""
 
+POST = """
+INSERT INTO inbox (run_id, kind, body, key)
+SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM runs WHERE run_id = ?1)
+ON CONFLICT (run_id, key) DO NOTHING
+"""
+"""Put news into a run's inbox, unless there is no such run or the key was used."""
+
+TAKE_ENTRY = "DELETE FROM inbox WHERE number = ? AND key IS NULL"
+"""Forget an entry that its run has taken in."""
+
+TAKE_KEYED_ENTRY = "UPDATE inbox SET body = NULL WHERE number = ?"
+"""Note that an entry was taken in, and keep its key, so that it counts only once."""
+
 # -- deleting -----------------------------------------------------------------------------------
 
 DELETE_RUN = "DELETE FROM runs WHERE run_id = ? AND epoch = ?"
@@ -97,6 +113,9 @@ DELETE_RUN = "DELETE FROM runs WHERE run_id = ? AND epoch = ?"
 
 DELETE_EVENTS = "DELETE FROM events WHERE run_id = ?"
 """Remove all events of a run."""
+
+DELETE_INBOX = "DELETE FROM inbox WHERE run_id = ?"
+"""Remove all news for a run."""
 
 DELETE_OBJECTS = "DELETE FROM run_objects WHERE run_id = ?"
 """A run holds no object any more."""
@@ -114,26 +133,75 @@ DELETE FROM graphs WHERE hash = ?1 AND NOT EXISTS (SELECT 1 FROM run_graphs WHER
 """
 """Remove a graph that no run names."""
 
+# -- checking -----------------------------------------------------------------------------------
+
+QUICK_CHECK = "PRAGMA quick_check"
+"""Look through all pages of the database: `ok`, or what is wrong, a line each."""
+
+INTEGRITY_CHECK = "PRAGMA integrity_check"
+"""The same, and compare each index with its table."""
+
+LIST_GAPS = """
+SELECT runs.run_id, last_seq, COUNT(seq), COALESCE(MIN(seq), 0), COALESCE(MAX(seq), 0)
+FROM (SELECT run_id, last_seq FROM runs ORDER BY created_at DESC, number DESC LIMIT ?) AS runs
+LEFT JOIN events ON events.run_id = runs.run_id
+GROUP BY runs.run_id
+HAVING MAX(seq) IS NOT last_seq OR COUNT(seq) != MAX(seq) - MIN(seq) + 1 OR MIN(seq) != 1
+"""
+"""Of the newest runs, those whose events are not numbered from 1 to the last one."""
+
+LIST_MISSING_GRAPHS = """
+SELECT run_id, hash FROM run_graphs
+WHERE NOT EXISTS (SELECT 1 FROM graphs WHERE graphs.hash = run_graphs.hash)
+"""
+"""Graphs that runs name and that are not there."""
+
+LIST_OBJECTS = "SELECT hash, MIN(run_id), COUNT(*) FROM run_objects GROUP BY hash"
+"""Each object that is held, with one of the runs that hold it, and how many there are."""
+
+LIST_OWNERLESS = """
+SELECT run_id, 'events' FROM events GROUP BY run_id
+HAVING NOT EXISTS (SELECT 1 FROM runs WHERE runs.run_id = events.run_id)
+"""
+"""Runs of which there are events and no row."""
+
 # -- reading ------------------------------------------------------------------------------------
 
 _RUN = """
 SELECT
     run_id, workflow, created_at, environment, metadata, detached, parent, epoch, engine, last_seq,
-    status, steps, succeeded, started_at, ended_at, wake_at, error, value, number
+    status, steps, succeeded, started_at, ended_at, wake_at, error, value, base_seq, number
 FROM runs
 """
+
+OWNER = "SELECT engine FROM runs WHERE run_id = ?"
+"""Who drives a run."""
+
+READ_INBOX = f"""
+SELECT inbox.number, run_id, kind, body FROM inbox JOIN runs USING (run_id)
+WHERE body IS NOT NULL AND runs.engine = ?
+ORDER BY inbox.number LIMIT {INBOX_AT_ONCE}
+"""
+"""What the runs of an engine have not taken in."""
+
+LIST_INBOX = """
+SELECT number, run_id, kind, body FROM inbox WHERE run_id = ? AND body IS NOT NULL ORDER BY number
+"""
+"""What a run has not taken in."""
 
 FIND_RUN = f"{_RUN} WHERE run_id = ?"
 """One run."""
 
 LIST_RUNS = f"""{_RUN}
 WHERE created_at < :before AND (:workflow IS NULL OR workflow = :workflow)
+    AND (:detached IS NULL OR detached = :detached)
 ORDER BY created_at DESC, number DESC LIMIT :limit
 """
 """The newest runs."""
 
 LIST_RUNS_OF_STATUS = f"""{_RUN}
 WHERE status = :status AND created_at < :before AND (:workflow IS NULL OR workflow = :workflow)
+    AND (:detached IS NULL OR detached = :detached)
 ORDER BY created_at DESC, number DESC LIMIT :limit
 """
 """The newest runs of one status."""

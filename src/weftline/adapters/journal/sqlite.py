@@ -2,13 +2,14 @@
 
 import math
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from weftline.adapters.journal.bells import Bell, ring
 from weftline.adapters.journal.database import (
     HomeDatabase,
     end_transaction,
@@ -26,6 +27,7 @@ from weftline.adapters.journal.sql import (
     COMMIT,
     CREATE_RUN,
     DELETE_EVENTS,
+    DELETE_INBOX,
     DELETE_OBJECTS,
     DELETE_RUN,
     DELETE_UNNAMED_GRAPH,
@@ -35,13 +37,19 @@ from weftline.adapters.journal.sql import (
     HAS_GRAPH,
     HOLD_OBJECT,
     LAST_SEQ,
+    LIST_INBOX,
     LIST_RUNS,
     LIST_RUNS_OF_STATUS,
     NAME_GRAPH,
+    OWNER,
+    POST,
     READ_ENVIRONMENT,
     READ_EVENTS,
     READ_GRAPH,
+    READ_INBOX,
     ROLLBACK,
+    TAKE_ENTRY,
+    TAKE_KEYED_ENTRY,
     TAKE_RUN,
     UNNAME_GRAPH,
 )
@@ -49,7 +57,17 @@ from weftline.core.environment import Environment
 from weftline.core.events import RunStatus
 from weftline.core.values import Error
 from weftline.errors import CommitUnknown, StorageError
-from weftline.ports import Batch, Creation, Entry, RunChange, RunRecord, Summary
+from weftline.ports import (
+    FROM_BASE,
+    Batch,
+    Creation,
+    Entry,
+    InboxEntry,
+    InboxKind,
+    RunChange,
+    RunRecord,
+    Summary,
+)
 
 _NAMES_GRAPH = frozenset({"RunSubmitted", "GraphExtended"})
 
@@ -71,12 +89,16 @@ class SqliteJournal:
     """The events of all runs of one home. May be used by any thread.
 
     `max_pages` caps the database at so many pages of 4 KiB; beyond, commits raise StorageFull.
+    With `is_read_only` it is not changed in any way, and commits raise StorageError.
     """
 
-    def __init__(self, home: Path, *, max_pages: int | None = None) -> None:
-        self._database = HomeDatabase(home, max_pages)
+    def __init__(
+        self, home: Path, *, max_pages: int | None = None, is_read_only: bool = False
+    ) -> None:
+        self._database = HomeDatabase(home, max_pages, is_read_only=is_read_only)
         self._engines = EngineLocks(self._database.home / "engines")
         self._registered: set[str] = set()
+        self._bells: dict[str, Bell] = {}
         self._environments: dict[str, Environment] = {}
         self._hashes: dict[Environment, str] = {}  # of environments that are stored for sure
         self._own_changes = 0
@@ -94,7 +116,8 @@ class SqliteJournal:
                 row = database.execute(FIND_RUN, (run_id,)).fetchone()
                 if row is None:
                     return None
-                rows = database.execute(READ_EVENTS, (run_id, after_seq))
+                after = row[18] - 1 if after_seq == FROM_BASE else after_seq
+                rows = database.execute(READ_EVENTS, (run_id, after))
                 return self._record(database, row), list(map(Entry._make, rows))
             finally:
                 end_transaction(database, COMMIT)
@@ -106,15 +129,24 @@ class SqliteJournal:
             raise StorageError(f"{self._database.path} has no graph {graph_hash}")
         return pages
 
-    def register(self, engine: str) -> None:
+    def read_inbox(self, engine: str) -> list[InboxEntry]:
+        with self._database.reading() as database:
+            return list(map(InboxEntry._make, database.execute(READ_INBOX, (engine,))))
+
+    def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:
         try:
             make_home(self._database.home)
             self._engines.register(engine)
+            if on_news is not None:
+                self._bells[engine] = Bell(self._database.home / "engines", engine, on_news)
         except OSError as error:
             raise unusable_home(self._database.home, error) from error
         self._registered.add(engine)
 
     def release(self, engine: str) -> None:
+        bell = self._bells.pop(engine, None)
+        if bell is not None:
+            bell.close()
         self._engines.release(engine)
         self._registered.discard(engine)
 
@@ -136,11 +168,13 @@ class SqliteJournal:
         *,
         statuses: Iterable[RunStatus] | None = None,
         workflow: str | None = None,
+        detached: bool | None = None,
         limit: int | None = None,
         before: float | None = None,
     ) -> list[RunRecord]:
         wanted: dict[str, _Column] = {
             "workflow": workflow,
+            "detached": detached,
             "limit": -1 if limit is None else limit,
             "before": math.inf if before is None else before,
         }
@@ -170,6 +204,7 @@ class SqliteJournal:
                 graphs = {_graph_name(body).graph for (body,) in bodies}
                 database.execute(DELETE_EVENTS, (run_id,))
                 database.execute(DELETE_OBJECTS, (run_id,))
+                database.execute(DELETE_INBOX, (run_id,))
                 database.executemany(UNNAME_GRAPH, [(graph, run_id) for graph in graphs])
                 database.executemany(DELETE_UNNAMED_GRAPH, [(graph,) for graph in graphs])
                 database.execute(COMMIT)
@@ -177,6 +212,27 @@ class SqliteJournal:
                 end_transaction(database, ROLLBACK)
             self._own_changes += 1
         return True
+
+    def post(
+        self, run_id: str, kind: InboxKind, body: bytes, key: str | None = None
+    ) -> bool | None:
+        with self._database.writing() as database:
+            try:
+                database.execute(BEGIN_WRITE)
+                posted = database.execute(POST, (run_id, kind.value, body, key)).rowcount == 1
+                row = database.execute(OWNER, (run_id,)).fetchone()
+                if posted:
+                    database.execute(COMMIT)
+                    self._own_changes += 1
+            finally:
+                end_transaction(database, ROLLBACK)
+        if posted and row[0] is not None:
+            ring(self._database.home / "engines", row[0])
+        return posted if row is not None else None
+
+    def list_inbox(self, run_id: str) -> list[InboxEntry]:
+        with self._database.reading() as database:
+            return list(map(InboxEntry._make, database.execute(LIST_INBOX, (run_id,))))
 
     def change_count(self) -> int:
         with self._database.reading() as database:
@@ -196,6 +252,7 @@ class SqliteJournal:
         new_environments: dict[Environment, str] = {}
         events: list[tuple[str, int, float, str, bytes]] = []
         graphs: list[tuple[str, str]] = []
+        taken: list[tuple[int]] = []
         cursor = database.cursor()
         is_committing = False
         try:
@@ -213,6 +270,7 @@ class SqliteJournal:
                 accepted.append(change)
                 entries = change.entries
                 events += [(run_id, *entry) for entry in entries]
+                taken += [(number,) for number in change.taken]
                 graphs += [
                     (_graph_name(entry.body).graph, run_id)
                     for entry in entries
@@ -225,6 +283,9 @@ class SqliteJournal:
                     cursor.executemany(ADD_GRAPH_PAGE, numbered)
             if graphs:
                 cursor.executemany(NAME_GRAPH, graphs)
+            if taken:
+                cursor.executemany(TAKE_ENTRY, taken)
+                cursor.executemany(TAKE_KEYED_ENTRY, taken)
             if batch.objects:
                 held = [(run_id, name) for run_id, name in batch.objects if run_id not in refused]
                 cursor.executemany(HOLD_OBJECT, held)
@@ -256,7 +317,7 @@ class SqliteJournal:
                     return False
                 epoch = 1 if change.creation else change.epoch + change.takes
                 last_seq = change.entries[-1].seq if change.entries else row[9]
-                if (row[7], row[9], *row[10:18]) != (epoch, last_seq, *_columns(change.summary)):
+                if (row[7], row[9], *row[10:19]) != (epoch, last_seq, *_columns(change.summary)):
                     return False
         except sqlite3.Error:
             raise CommitUnknown(
@@ -280,7 +341,7 @@ class SqliteJournal:
     def _record(self, database: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         (run_id, workflow, created_at, environment, metadata, detached, parent) = row[:7]
         (epoch, engine, last_seq, status, steps, succeeded) = row[7:13]
-        (started_at, ended_at, wake_at, error, value, _) = row[13:]
+        (started_at, ended_at, wake_at, error, value, base_seq, _) = row[13:]
         return RunRecord(
             run_id=run_id,
             creation=Creation(
@@ -300,6 +361,7 @@ class SqliteJournal:
                 wake_at=wake_at,
                 error=None if error is None else _error(error),
                 value=value,
+                base_seq=base_seq,
             ),
             epoch=epoch,
             engine=engine,
@@ -350,7 +412,7 @@ def _extend(cursor: sqlite3.Cursor, change: RunChange) -> bool:
         before = last_seq = row[0] if row else 0
     guard = (change.run_id, change.epoch, before)
     if change.takes:
-        values = (*_columns(change.summary), last_seq, change.engine, *guard)
+        values = (*_columns(change.summary), last_seq, change.engine, change.detached, *guard)
         return cursor.execute(TAKE_RUN, values).rowcount == 1
     return cursor.execute(EXTEND_RUN, (*_columns(change.summary), last_seq, *guard)).rowcount == 1
 
@@ -366,6 +428,7 @@ def _columns(summary: Summary) -> tuple[_Column, ...]:
         summary.wake_at,
         None if summary.error is None else _encode(summary.error),
         summary.value,
+        summary.base_seq,
     )
 
 

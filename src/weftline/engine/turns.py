@@ -1,0 +1,87 @@
+"""Limits on running workflows: whose turn it is, and who waits for one."""
+
+from collections import deque
+from typing import Protocol
+
+from weftline.engine.active import ActiveRun
+
+
+class Share(Protocol):
+    """Something of which there is a certain number, for all processes of a home."""
+
+    def take(self) -> object | None:
+        """One of them; None when there is none left."""
+        ...
+
+    def give_back(self, taken: object) -> None: ...
+
+
+class Turns:
+    """Hands out turns to run: of the home's, and of those of a group of runs.
+
+    `max_pending` is how many runs may wait for a turn; None: any number.
+    """
+
+    def __init__(self, share: Share | None = None, max_pending: int | None = None) -> None:
+        self.share, self.max_pending = share, max_pending
+        self.pending: deque[ActiveRun] = deque()
+        self._of_group: dict[str, int] = {}  # how many of a group run
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no other run may wait for its turn."""
+        return self.max_pending is not None and len(self.pending) >= self.max_pending
+
+    def take(self, active: ActiveRun) -> bool:
+        """Give the run its turn if there is one for it."""
+        if active.turn is not None:
+            return True
+        group = active.group
+        if group is not None and self._of_group.get(group[0], 0) >= group[1]:
+            return False
+        taken: object = None
+        if self.share is not None:
+            taken = self.share.take()
+            if taken is None:
+                return False
+        self._note(active, taken)
+        return True
+
+    def take_anyway(self, active: ActiveRun) -> None:
+        """Count a run that runs already, also beyond the limits."""
+        if active.turn is None:
+            taken = None if self.share is None else self.share.take()
+            self._note(active, taken)
+
+    def give_back(self, active: ActiveRun) -> bool:
+        """The run needs its turn no more; whether another one may have it."""
+        turn, active.turn = active.turn, None
+        if turn is None:
+            return False
+        group, taken = turn
+        if group is not None:
+            self._of_group[group] -= 1
+            if not self._of_group[group]:
+                del self._of_group[group]
+        if taken is not None and self.share is not None:
+            self.share.give_back(taken)
+        return bool(self.pending)
+
+    def next(self) -> ActiveRun | None:
+        """The oldest waiting run that has its turn now; it is given it."""
+        for active in list(self.pending):
+            if self.take(active):
+                self.pending.remove(active)
+                return active
+        return None
+
+    def forget(self, active: ActiveRun) -> None:
+        """The run waits for no turn."""
+        if active in self.pending:
+            self.pending.remove(active)
+
+    def _note(self, active: ActiveRun, taken: object) -> None:
+        group = active.group
+        active.turn = (None if group is None else group[0], taken)
+        if group is not None:
+            self._of_group[group[0]] = self._of_group.get(group[0], 0) + 1
