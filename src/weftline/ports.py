@@ -275,6 +275,10 @@ class RunCatalogue(Protocol):
         """What the run's owner has not taken in, oldest first."""
         ...
 
+    def list_unread(self) -> list[str]:
+        """Detached runs whose inbox holds what nobody has taken in, whoever owns them."""
+        ...
+
     def change_count(self) -> int:
         """A number that differs after any other process has committed; costs microseconds."""
         ...

@@ -84,12 +84,18 @@ def init(
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
     executor: str | None = None,
+    max_running_workflows: int | None = None,
+    max_pending_workflows: int | None = None,
 ) -> None:
     """Choose where runs are kept, and declare what this machine has.
 
     `storage` and `database` are directories or file:// URLs; without them it is
     `$WEFTLINE_HOME`, else `~/.weftline`. What is not declared is found out. Implied, with the
     defaults, by the first call that needs a home. The same again is a warning.
+
+    Of all workflows of the home at most `max_running_workflows` run at once; others are PENDING,
+    and beyond `max_pending_workflows` of those a new one is refused with WorkflowQueueFull. -1 is
+    no limit, as is saying nothing.
 
     Raises: ValueError for what cannot be used; RuntimeError when this process has chosen another
         home, or declared something else, already.
@@ -104,6 +110,8 @@ def init(
         num_gpus=num_gpus,
         resources=resources,
         executor=executor,
+        max_running_workflows=max_running_workflows,
+        max_pending_workflows=max_pending_workflows,
     )
     if not is_new:
         text = "workflow.init() was called before; calling it again does nothing"

@@ -909,7 +909,11 @@ class World:
         self.store.post(run_id, kind, body)
         found = self.store.find_run(run_id)
         for engine in self.engines:
-            if found is not None and engine.engine_id == found.engine and self.random.random() < 0.8:
+            if (
+                found is not None
+                and engine.engine_id == found.engine
+                and self.random.random() < 0.8
+            ):
                 engine.engine.look()
 
     def restore(self, run_id: str, program: Program, change: RunChange) -> None:

@@ -205,6 +205,11 @@ class MemoryJournal:
         with self._lock:
             return [each for each in self._inbox if each.run_id == run_id]
 
+    def list_unread(self) -> list[str]:
+        with self._lock:
+            unread = dict.fromkeys(each.run_id for each in self._inbox)
+            return [run_id for run_id in unread if self._runs[run_id].creation.detached]
+
     def _owner(self, run_id: str) -> str | None:
         run = self._runs.get(run_id)
         return None if run is None else run.engine

@@ -155,6 +155,11 @@ SELECT number, run_id, kind, body FROM inbox WHERE run_id = ? AND body IS NOT NU
 """
 """What a run has not taken in."""
 
+LIST_UNREAD = """
+SELECT DISTINCT run_id FROM inbox JOIN runs USING (run_id) WHERE body IS NOT NULL AND detached
+"""
+"""Detached runs that have not taken everything in."""
+
 FIND_RUN = f"{_RUN} WHERE run_id = ?"
 """One run."""
 

@@ -40,6 +40,7 @@ from weftline.adapters.journal.sql import (
     LIST_INBOX,
     LIST_RUNS,
     LIST_RUNS_OF_STATUS,
+    LIST_UNREAD,
     NAME_GRAPH,
     OWNER,
     POST,
@@ -230,6 +231,10 @@ class SqliteJournal:
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         with self._database.reading() as database:
             return list(map(InboxEntry._make, database.execute(LIST_INBOX, (run_id,))))
+
+    def list_unread(self) -> list[str]:
+        with self._database.reading() as database:
+            return [run_id for (run_id,) in database.execute(LIST_UNREAD)]
 
     def change_count(self) -> int:
         with self._database.reading() as database:
