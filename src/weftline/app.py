@@ -11,6 +11,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from errno import ENOSPC
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ from weftline.errors import (
     WorkflowRunningError,
 )
 from weftline.link.link import Link, Listener
-from weftline.ports import Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
+from weftline.ports import ActorCall, Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
 from weftline.version import __version__
 from weftline.wire import MARKER
 from weftline.workers.attempt import current
@@ -472,6 +473,32 @@ class App:
             raise WorkflowNotFoundError(f"No such workflow_id {run_id}", run_id)
         self.wake_owner(run_id)
         return counts
+
+    def call_actor(
+        self, run_id: str, steps: bytes, call: str, objects: tuple[str, ...], listener: Listener
+    ) -> None:
+        """Record a call of an actor, and tell the listener how it ends.
+
+        Raises: WorkflowNotFoundError, WorkflowNotResumableError when the actor was canceled.
+        """
+        record = self.get_run(run_id)
+        if record.summary.status is RunStatus.CANCELED:
+            raise WorkflowNotResumableError(
+                f"actor {run_id!r} was canceled; resume it to call it again", run_id
+            )
+        body = msgspec.json.encode(ActorCall(steps, call, objects))
+        if record.summary.status is RunStatus.FAILED:
+            self.post(run_id, InboxKind.CALL, body)
+            self.watch(run_id, call, listener)
+            return
+        # Watched first, so that an actor that is quick does not lay the call down unseen.
+        tell = partial(self._tell, run_id, call, listener)
+        link = self.link
+        if link is None or self._is_ours(record.engine):
+            self.open_engine().engine.watch(run_id, call, tell, is_expected=True)
+        else:
+            link.watch(run_id, call, tell, is_expected=True)
+        self.post(run_id, InboxKind.CALL, body)
 
     def wake_owner(self, run_id: str) -> None:
         """See that what was posted for the run is taken in, if it has no living owner: by a

@@ -14,7 +14,7 @@ from weftline.app import App, usable_environment
 from weftline.core.events import RunStatus
 from weftline.engine.active import Ended, Gone, Listener, News
 from weftline.engine.engine import Engine
-from weftline.engine.recovery import Recorded, read_run
+from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.errors import WeftlineError, WorkflowError, WorkflowRunningError
 from weftline.ports import RunRecord
 
@@ -203,10 +203,12 @@ class Adoption:
 
     def _answer(self, watched: _Watched) -> None:
         run_id, name, listener = watched
-        recorded = read_run(self._app.journal, run_id)
-        ended = Ended.find(recorded.run, name)
+        reader = RunReader(self._app.journal, run_id, name=name)
+        reader.refresh()
+        recorded = reader.recorded()
+        ended = reader.ending or Ended.find(recorded.run, name)
         has_news = recorded.run.is_at_rest and bool(self._app.journal.list_inbox(run_id))
-        if ended is not None and not has_news:
+        if ended is not None and (name is not None or not has_news):
             listener(ended)
             return
         if not recorded.run.is_open:
@@ -217,7 +219,7 @@ class Adoption:
             if isinstance(answer, WeftlineError):
                 listener(Gone(answer))
             else:
-                self._engine.watch(run_id, name, listener)
+                self._engine.watch(run_id, name, listener, is_expected=True)
 
         self._adopt(_Wanted(run_id, False, go_on))
 

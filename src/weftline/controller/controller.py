@@ -263,8 +263,8 @@ class Controller:
                     self._submit(caller, run)
             case Adopt(number=number, run_id=run_id, is_resume=is_resume):
                 self._adopt(caller, number, run_id, is_resume)
-            case Watch(run_id=run_id, name=name):
-                self._watch(caller, run_id, name)
+            case Watch():
+                self._watch(caller, message)
             case Ping():
                 caller.send(Pong())
             case Hello(declared=declared):
@@ -303,7 +303,8 @@ class Controller:
 
         self._adoption.adopt(run_id, is_resume, answer)
 
-    def _watch(self, caller: Caller, run_id: str, name: str | None) -> None:
+    def _watch(self, caller: Caller, watch: Watch) -> None:
+        run_id, name = watch.run_id, watch.name
         caller.waits_for.add((run_id, name))
 
         def tell(news: News) -> None:
@@ -317,7 +318,7 @@ class Controller:
             else:
                 tell(news)
 
-        self._engine.watch(run_id, name, tell_or_find)
+        self._engine.watch(run_id, name, tell_or_find, is_expected=watch.is_expected)
 
 
 class _Submitted:

@@ -256,10 +256,15 @@ class Engine:
         """There may be news in the inbox."""
         self._put(self._read_inbox)
 
-    def watch(self, run_id: str, name: str | None, listener: Listener) -> None:
-        """Tell how the run, or its step `name`, ends: with `Ended`, at once if it has. `Gone` when
-        the run is not driven here, or stops being so."""
-        self._put(lambda: self._watch(run_id, name, listener))
+    def watch(
+        self, run_id: str, name: str | None, listener: Listener, *, is_expected: bool = False
+    ) -> None:
+        """Tell how the run, or its step or call `name`, ends: with `Ended`, at once if it has.
+
+        `Gone` when the run is not driven here, or stops being so, and when the actor may have laid
+        the call down behind it, unless it `is_expected`: not made yet.
+        """
+        self._put(lambda: self._watch(run_id, name, listener, is_expected))
 
     def limit(self, turns: Turns) -> None:
         """Hold runs back as these turns say, from now on."""
@@ -1063,7 +1068,7 @@ class Engine:
             log.warning("run %s: news that came too late: %s", active.run_id, error)
         self._note_unwritten(active)
 
-    def _watch(self, run_id: str, name: str | None, listener: Listener) -> None:
+    def _watch(self, run_id: str, name: str | None, listener: Listener, is_expected: bool) -> None:
         try:
             active = self._runs.get(run_id)
             if active is None and run_id in self._parked:
@@ -1074,8 +1079,12 @@ class Engine:
         if active is None:
             listener(Gone(WorkflowError(f"run {run_id!r} is not driven here", run_id)))
             return
-        ended = Ended.find(active.run, name)
-        if ended is not None and not self._has_unwritten(active):
+        run = active.run
+        ended = Ended.find(run, name)
+        is_behind = name is not None and run.laid_down > 0 and run.find_step(name) is None
+        if is_behind and not is_expected:
+            listener(Gone(WorkflowError(f"{name!r} may lie behind actor {run_id!r}", run_id)))
+        elif ended is not None and not self._has_unwritten(active):
             listener(ended)
         elif name is None:
             active.listeners.append(listener)

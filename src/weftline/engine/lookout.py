@@ -44,7 +44,7 @@ class Lookout:
     def watch(self, run_id: str, name: str | None, listener: Listener) -> None:
         """Tell once, on the lookout's thread, how the run, or its step `name`, ends; `Gone` when
         nobody drives it."""
-        reader = RunReader(self._journal, run_id)
+        reader = RunReader(self._journal, run_id, name=name)
         with self._lock:
             self._watched.append(_Watched(reader, run_id, name, listener))
             if self._is_looking:
@@ -93,7 +93,7 @@ class Lookout:
         watched.reader.refresh()
         recorded = watched.reader.recorded()
         run, run_id, name = recorded.run, watched.run_id, watched.name
-        ended = Ended.find(run, name)
+        ended = watched.reader.ending or Ended.find(run, name)
         if ended is not None:
             return ended
         if not run.is_open:

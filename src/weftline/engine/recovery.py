@@ -5,9 +5,10 @@ Starting, resuming and looking at a run all come through here; there is no secon
 
 from typing import NamedTuple
 
-from weftline.core.events import Event, GraphExtended, RunSubmitted, decode_event
+from weftline.core.events import ActorRested, Event, GraphExtended, RunSubmitted, decode_event
 from weftline.core.graph import Graph, decode_pages
 from weftline.core.run import Run
+from weftline.engine.active import Ended
 from weftline.errors import StorageError, WorkflowNotFoundError
 from weftline.ports import FROM_BASE, Journal, RunRecord
 
@@ -33,8 +34,12 @@ def read_run(journal: Journal, run_id: str, *, to_drive: bool = False) -> Record
 class RunReader:
     """Reads a run, and later only what has been added since."""
 
-    def __init__(self, journal: Journal, run_id: str, *, to_drive: bool = False) -> None:
-        self._journal, self._run_id = journal, run_id
+    def __init__(
+        self, journal: Journal, run_id: str, *, to_drive: bool = False, name: str | None = None
+    ) -> None:
+        self._journal, self._run_id, self._name = journal, run_id, name
+        self.ending: Ended | None = None
+        """How the step or call `name` has ended, if the actor has laid it down behind it."""
         self.run = Run(run_id)
         self.record: RunRecord | None = None
         self.graph: Graph | None = None
@@ -54,6 +59,8 @@ class RunReader:
                 steps = decode_pages(self._journal.read_graph(event.graph))
                 graph = Graph(steps=steps, output=event.output)
                 self.graph = self.graph or graph
+            if isinstance(event, ActorRested) and self.ending is None and self._name is not None:
+                self.ending = Ended.find(self.run, self._name)
             self.run.apply(event, entry.at, graph)
             self._last_seq = entry.seq
             news.append((entry.at, event))
