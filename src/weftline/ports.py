@@ -267,6 +267,9 @@ FROM_BASE = -1
 """In place of a seq: where whoever goes on with a run may begin to read."""
 
 
+INBOX_AT_ONCE = 10_000
+
+
 class Journal(Protocol):
     """The events of all runs, written by the engines that own them.
 
@@ -290,7 +293,7 @@ class Journal(Protocol):
         ...
 
     def read_inbox(self, engine: str) -> list[InboxEntry]:
-        """News for the runs that this engine owns, oldest first; at most some thousands."""
+        """News for the runs that this engine owns, oldest first; at most `INBOX_AT_ONCE`."""
         ...
 
     def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:
@@ -310,6 +313,10 @@ class RunCatalogue(Protocol):
     """What can be asked of all runs, and the one thing done to a run from outside."""
 
     def find_run(self, run_id: str) -> RunRecord | None: ...
+
+    def first_event(self, run_id: str) -> Entry | None:
+        """The event that a run began with."""
+        ...
 
     def list_runs(
         self,
@@ -343,6 +350,10 @@ class RunCatalogue(Protocol):
 
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         """What the run's owner has not taken in, oldest first."""
+        ...
+
+    def list_unread(self) -> list[str]:
+        """Detached runs whose inbox holds what nobody has taken in, whoever owns them."""
         ...
 
     def change_count(self) -> int:

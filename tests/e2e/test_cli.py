@@ -365,6 +365,9 @@ def test_a_run_is_shown_with_its_graph(many: Weft) -> None:
     graph = {step["name"]: step for step in shown["graph"]}
     assert graph["best"]["inputs"] == ["train", "train_1", "train_2"]
     assert graph["load"]["status"] == "SUCCESSFUL"
+    assert (graph["load"]["preview"], graph["load"]["picture"]) == (None, None)
+    (own,) = many.json("runs", "show", "own")["graph"]
+    assert own["preview"] == "Score(value=0.5, name='svc')"
     assert many.json("runs", "show", "bad")["failed_step"] == "check"
 
 

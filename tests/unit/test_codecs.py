@@ -717,9 +717,11 @@ def test_previews_of_tables_name_their_columns() -> None:
     pl = pytest.importorskip("polars")
     pa = pytest.importorskip("pyarrow")
     columns = {"a": [1, 2], "b": [0.5, 1.5]}
-    assert preview(pd.DataFrame(columns)) == "DataFrame [2, 2]: a int64, b float64"
-    assert preview(pl.DataFrame(columns)) == "DataFrame [2, 2]: a Int64, b Float64"
-    assert preview(pa.table(columns)) == "Table [2, 2]: a int64, b double"
+    rows = "\na    b\n1  0.5\n2  1.5"
+    assert preview(pd.DataFrame(columns)) == "DataFrame [2, 2]: a int64, b float64" + rows
+    assert preview(pl.DataFrame(columns)) == "DataFrame [2, 2]: a Int64, b Float64" + rows
+    assert preview(pa.table(columns)) == "Table [2, 2]: a int64, b double" + rows
+    assert preview([pd.DataFrame(columns)]) == "[DataFrame [2, 2]: a int64, b float64]"
     assert preview(pd.Series([1, 2])) == "int64 [2]"
 
 

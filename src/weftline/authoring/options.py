@@ -15,8 +15,10 @@ from weftline.errors import InvalidOption, did_you_mean
 class StepOptions(TypedDict, total=False):
     """The options of `workflow.step` and `.options`.
 
-    `max_retries` counts all tries. Times are in seconds. `metadata`, `resources` and `env_vars`
-    given later are merged key by key into those given earlier.
+    `max_retries` counts all tries. Times are in seconds. `memory` is the most, in bytes, that the
+    processes of the step may have resident together, their interpreters included; a step that
+    takes more is ended, and has failed. `metadata`, `resources` and `env_vars` given later are
+    merged key by key into those given earlier.
     Source: Ray Workflow; `timeout_s` and the `retry_` options are Weftline's own.
     """
 
@@ -27,6 +29,7 @@ class StepOptions(TypedDict, total=False):
     num_cpus: float
     num_gpus: float
     resources: dict[str, float]
+    memory: float
     runtime_env: dict[str, Any]
     num_returns: int
     timeout_s: float | None
@@ -46,7 +49,6 @@ OF_RAY = {
     "lifetime": "it belongs to Ray actors",
     "max_calls": "children stay warm; there is no such limit",
     "max_concurrency": "it belongs to Ray actors",
-    "memory": "limits of memory are not supported yet",
     "object_store_memory": "there is no shared object store memory",
     "placement_group": "there are no placement groups",
     "placement_group_bundle_index": "there are no placement groups",
@@ -103,6 +105,7 @@ class Options(Struct, frozen=True, kw_only=True):
                 num_gpus=float(given.get("num_gpus", placement.num_gpus)),
                 resources=tuple(sorted((k, float(v)) for k, v in resources.items() if v)),
                 env_vars=tuple(sorted(env_vars.items())),
+                memory=int(given.get("memory", placement.memory)),
             ),
             metadata=metadata or None,
             retry_on=retry_on,
@@ -148,6 +151,9 @@ def _problem(name: str, value: Any) -> str | None:
             return None if _is_number(value) else "must be a number, at least 0"
         case "retry_backoff":
             return None if _is_number(value) and value >= 1 else "must be a number, at least 1"
+        case "memory":
+            is_size = _is_number(value) and 1 <= value < 2**63
+            return None if is_size else "must be a number of bytes, at least 1"
         case "resources":
             is_map = isinstance(value, dict) and all(
                 is_text(key) and _is_number(amount) for key, amount in value.items()

@@ -83,21 +83,20 @@ def _checks(
     try:
         yield _guarded("database", lambda: check_database(inspection, full=full))
         yield (schema := _guarded("schema", lambda: check_schema(inspection)))
-        read = RunsRead(Check("runs", Level.BAD, ""), [], set())
         if schema.level is Level.OK:
+            runs_progress = _progress("runs", is_quiet=is_quiet)
             try:
-                with_progress = _progress("runs", is_quiet=is_quiet)
                 engines = engines_in(folder)
-                read = check_runs(journal, inspection, engines, full=full, progress=with_progress)
-                yield read.check
-            except WeftlineError as error:
-                yield _unreadable("runs", error)
+                read = check_runs(journal, inspection, engines, full=full, progress=runs_progress)
+            except Exception as error:  # rows that cannot be read raise anything
+                read = RunsRead(_unreadable("runs", error), [], set())
+            yield read.check
             yield _guarded("graphs", lambda: check_graphs(inspection))
-            with_progress = _progress("objects", is_quiet=is_quiet)
+            objects_progress = _progress("objects", is_quiet=is_quiet)
             yield _guarded(
                 "objects",
                 lambda: check_objects(
-                    objects, inspection, read.volatile, full=full, progress=with_progress
+                    objects, inspection, read.volatile, full=full, progress=objects_progress
                 ),
             )
             yield check_interpreters(read.left)
@@ -113,12 +112,13 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
     """What was found; that it cannot be found out is bad, too."""
     try:
         return check()
-    except (WeftlineError, OSError) as error:
+    except Exception as error:  # whatever it is, it belongs to what is looked for
         return _unreadable(name, error)
 
 
 def _unreadable(name: str, error: Exception) -> Check:
-    return Check(name, Level.BAD, f"this cannot be checked: {error}")
+    kind = "" if isinstance(error, WeftlineError) else f"{type(error).__name__}: "
+    return Check(name, Level.BAD, f"this cannot be checked: {kind}{error}")
 
 
 def _progress(noun: str, *, is_quiet: bool) -> Progress:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -123,13 +123,3 @@ def strays_of(home: Path, engines: Iterable[EngineProcess]) -> list[int]:
         if engine and engine not in alive and is_here:
             found.append(int(entry.name))
     return sorted(found)
-
-
-def process_document(engine: EngineProcess, controller: Controller | None) -> dict[str, Any]:
-    """An engine for programs."""
-    return {
-        "id": engine.engine,
-        "pid": engine.pid,
-        "is_controller": controller is not None and controller.engine == engine.engine,
-        "resident_bytes": resident_bytes(engine.pid),
-    }

@@ -34,6 +34,7 @@ from weftline.cli.timeline import bounds, draw_timeline, rows_of
 from weftline.cli.tree import Tree
 from weftline.core.events import (
     RunStatus,
+    StepSucceeded,
 )
 from weftline.core.run import Run, StepState
 from weftline.engine.recovery import Recorded, RunReader
@@ -179,17 +180,22 @@ def show_run(run_id: str, *, as_json: bool) -> int:
     """What is known of the run, and its graph."""
     app = home()
     record_of(app, run_id)
-    recorded = app.read(run_id)
+    reader = RunReader(app.journal, run_id)
+    events = reader.refresh()
+    recorded = reader.recorded()
     status = app.status_of(recorded.record)
     if as_json:
         document = _run_document(recorded.record, status)
         run = recorded.run
+        made = {event.step: event for _, event in events if isinstance(event, StepSucceeded)}
         document |= {
             "steps": len(run.steps),
             "failed_step": None if run.failed_step is None else run.steps[run.failed_step].name,
             "reason": run.held,
             "warnings": run.warnings,
-            "graph": [step_document(run, step, status) for step in run.steps],
+            "graph": [
+                step_document(run, step, status, made.get(step.number)) for step in run.steps
+            ],
         }
         say_json(document)
         return 0
@@ -287,7 +293,9 @@ def _say_what_next(run_id: str, status: RunStatus) -> None:
     say(f"  {command('weft', 'runs', *hint)}", (f"   {what}", "dim"), to=sys.stderr)
 
 
-def step_document(run: Run, step: StepState, status: RunStatus) -> dict[str, Any]:
+def step_document(
+    run: Run, step: StepState, status: RunStatus, made: StepSucceeded | None
+) -> dict[str, Any]:
     """What is known of a step, for programs; `status` is that of its run."""
     scope = run.scopes[step.scope]
     shown = run.status_of(step)
@@ -304,6 +312,8 @@ def step_document(run: Run, step: StepState, status: RunStatus) -> dict[str, Any
         "inputs": [run.steps[scope.first + n].name for n in dict.fromkeys(step.spec.upstream())],
         "returned_by": None if scope.owner is None else run.steps[scope.owner].name,
         "error": error_document(error),
+        "preview": None if made is None else made.preview,
+        "picture": None if made is None else made.picture,
     }
 
 

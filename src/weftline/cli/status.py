@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from weftline.cli.processes import (
     controller_of,
     engines_in,
     living,
-    process_document,
     resident_bytes,
 )
 from weftline.cli.terminal import (
@@ -254,32 +253,42 @@ def _document(
             "objects_bytes": sizes.objects,
             "logs_bytes": sizes.logs,
         },
-        "controller": None
-        if controller is None
-        else {
-            "pid": controller.pid,
-            "version": controller.version,
-            "started_at": iso(controller.started_at),
-            "engine": controller.engine,
-        },
-        "engines": [
-            process_document(engine, controller)
-            | {
-                "children": [
-                    {
-                        "name": child.worker,
-                        "pid": child.pid,
-                        "resident_bytes": resident_bytes(child.pid),
-                        "attempt": _work_document(*works[child.worker])
-                        if child.worker in works
-                        else None,
-                    }
-                    for child in engine.children
-                ]
-            }
-            for engine in engines
-        ],
+        "controller": _controller_document(controller),
+        "engines": [_engine_document(engine, controller, works) for engine in engines],
         "runs": [_run_document(each, engines) for each in runs],
+    }
+
+
+def _controller_document(controller: Controller | None) -> dict[str, Any] | None:
+    if controller is None:
+        return None
+    return {
+        "pid": controller.pid,
+        "version": controller.version,
+        "started_at": iso(controller.started_at),
+        "engine": controller.engine,
+    }
+
+
+def _engine_document(
+    engine: EngineProcess,
+    controller: Controller | None,
+    works: Mapping[str, tuple[Running, Unfinished]],
+) -> dict[str, Any]:
+    return {
+        "id": engine.engine,
+        "pid": engine.pid,
+        "is_controller": controller is not None and controller.engine == engine.engine,
+        "resident_bytes": resident_bytes(engine.pid),
+        "children": [
+            {
+                "name": child.worker,
+                "pid": child.pid,
+                "resident_bytes": resident_bytes(child.pid),
+                "attempt": _work_document(*works[child.worker]) if child.worker in works else None,
+            }
+            for child in engine.children
+        ],
     }
 
 

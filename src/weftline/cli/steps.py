@@ -15,6 +15,7 @@ from weftline.cli.spans import Outcome, Span, SpanKind, spans_of
 from weftline.cli.terminal import (
     byte_count,
     command,
+    count,
     duration,
     lines_of,
     moment,
@@ -160,7 +161,7 @@ def _say_step(run_id: str, shown: Shown, printed: tuple[int, int]) -> None:
         more = f" and {len(inputs) - 20:,} more" if len(inputs) > 20 else ""
         lines.append(("inputs", ", ".join(one_line(each, 60) for each in inputs[:20]) + more, ""))
     if step.opened is not None:
-        lines.append(("returned", f"{run.scopes[step.opened].count:,} steps", ""))
+        lines.append(("returned", count(run.scopes[step.opened].count, "step"), ""))
     lines.append(("occupies", asks_text(step.spec.placement), ""))
     if any(printed):
         hint = command("weft", "runs", "logs", run_id, "--step", step.name)
@@ -226,7 +227,7 @@ def _inputs_of(shown: Shown) -> list[str]:
 
 def _document(run_id: str, shown: Shown, printed: tuple[int, int]) -> dict[str, Any]:
     step, made = shown.step, shown.made
-    document = step_document(shown.run, step, shown.status)
+    document = step_document(shown.run, step, shown.status, made)
     tries = []
     for span in shown.spans:
         each = span_document(shown.run, span)
@@ -246,5 +247,4 @@ def _document(run_id: str, shown: Shown, printed: tuple[int, int]) -> dict[str, 
         "returned": 0 if step.opened is None else shown.run.scopes[step.opened].count,
         "printed_bytes": {"out": printed[0], "err": printed[1]},
         "preview": None if made is None else plain(preview_of(made)),
-        "picture": None if made is None else made.picture,
     }

@@ -12,6 +12,7 @@ from weftline.code.spool import Spool
 from weftline.codecs.arrays import read_array, write_array
 from weftline.codecs.exceptions import decode_error, execution_error
 from weftline.codecs.pickles import write_pickle
+from weftline.codecs.pictures import picture_of
 from weftline.codecs.previews import preview
 from weftline.codecs.rebuild import ObjectRef, StepRef
 from weftline.codecs.tables import (
@@ -35,6 +36,7 @@ from weftline.core.values import (
     pack,
     unpack,
 )
+from weftline.errors import StorageError
 from weftline.ports import ObjectStore
 
 
@@ -43,7 +45,8 @@ class Encoded(NamedTuple):
 
     `packed` is the text of a `core.values.Value`; `objects` names every object it takes to decode
     it; `preview` is for people, and None when the text itself shows the value. `is_volatile`: an
-    object was written that a crash of the machine may take away.
+    object was written that a crash of the machine may take away. `picture` is the one of `objects`
+    that shows the value, a PNG (or a JPEG, where the value is one).
     """
 
     packed: bytes
@@ -84,15 +87,30 @@ def encode(
     if text is not None and len(text) <= INLINE_LIMIT:
         return Encoded(b'["inline","json",%b]' % text, (), None)
     spool = Spool(objects, durable=durable)
-    codec, definitions = _write(value, kind, text, spool, label)
+    codec, held = _write(value, kind, text, spool, label)
     size = spool.size
     content = spool.finish()
+    is_object = isinstance(content, str)
     if isinstance(content, bytes):
         base64 = b2a_base64(content, newline=False)
         packed = b'["inline","%b","%b"]' % (codec.encode(), base64)
-        return Encoded(packed, definitions, preview(value, size))
-    packed = b'["object","%b","%b",%d]' % (content.encode(), codec.encode(), size)
-    return Encoded(packed, (content, *definitions), preview(value, size), not durable)
+    else:
+        packed = b'["object","%b","%b",%d]' % (content.encode(), codec.encode(), size)
+        held = (content, *held)
+    picture = None if text is not None else _store_picture(value, objects, durable)
+    if picture is not None and picture not in held:
+        held += (picture,)
+    return Encoded(packed, held, preview(value, size), is_object and not durable, picture)
+
+
+def _store_picture(value: Any, objects: ObjectStore, durable: bool) -> str | None:
+    picture = picture_of(value)
+    if picture is None:
+        return None
+    try:
+        return objects.put(picture, durable=durable)
+    except StorageError:  # the value itself is stored
+        return None
 
 
 def encode_object(value: Any, objects: ObjectStore, label: str) -> tuple[bytes, tuple[str, ...]]:

@@ -31,6 +31,14 @@ class Ended(NamedTuple):
         return cls(run.status, run.value, run.error, step, run.held)
 
     @classmethod
+    def find(cls, run: Run, name: str | None) -> "Ended | None":
+        """How the run, or its step `name`, has ended; None as long as it has not."""
+        if name is None:
+            return cls.of(run) if run.is_at_rest or not run.is_open else None
+        step = run.find_step(name)
+        return None if step is None else cls.of_step(run, step.number)
+
+    @classmethod
     def of_step(cls, run: Run, number: int) -> "Ended | None":
         """How one step has ended; None as long as it may still get a value."""
         step = run.steps[number]
@@ -122,6 +130,7 @@ class ActiveRun:
         "events",
         "forward",
         "graphs",
+        "group",
         "inbox_read",
         "is_looked_at",
         "is_new",
@@ -164,6 +173,7 @@ class ActiveRun:
         self.kept: dict[int, int] = {}  # step -> key of the attempt whose process waits for it
         self.taken: list[int] = []  # inbox entries taken in since the last commit
         self.inbox_read = 0  # the number of the last one
+        self.group: tuple[str, int] | None = None  # as in RunSubmitted
         self.turn: tuple[str | None, object] | None = None  # to run, where that is limited
         self.listeners: list[Listener] = []
         self.step_listeners: dict[str, list[Listener]] = {}
@@ -202,6 +212,10 @@ class ActiveRun:
     def tell(self, news: News) -> None:
         for listener in self.listeners:
             listener(news)
+        if isinstance(news, Gone):
+            for waiting in self.step_listeners.values():
+                for listener in waiting:
+                    listener(news)
 
 
 class Part:

@@ -57,6 +57,7 @@ class Polls:
         self._loop: Any = None
         self._listening: Any = None
         self._thread: Thread | None = None
+        self._is_closed = False
 
     # -- for the engine's thread ----------------------------------------------------------------
 
@@ -88,11 +89,14 @@ class Polls:
 
     def close(self) -> None:
         """Give all up, and wait a moment for what they still have to do."""
-        if self._thread is not None:
+        if self._thread is not None and not self._is_closed:
             self._command(self._stop)
+            self._is_closed = True
             self._thread.join(2 * _CLOSE_WITHIN_S)
 
     def _command(self, command: Callable[[], object]) -> None:
+        if self._is_closed:
+            return
         self._commands.put(command)
         if self._thread is None:
             self._thread = Thread(target=self._main, name="weftline-polls", daemon=True)

@@ -11,6 +11,7 @@ from weftline.core.events import RunStatus
 from weftline.errors import StorageError
 from weftline.ports import (
     FROM_BASE,
+    INBOX_AT_ONCE,
     Batch,
     Creation,
     Entry,
@@ -126,7 +127,8 @@ class MemoryJournal:
 
     def read_inbox(self, engine: str) -> list[InboxEntry]:
         with self._lock:
-            return [each for each in self._inbox if self._owner(each.run_id) == engine]
+            found = [each for each in self._inbox if self._owner(each.run_id) == engine]
+            return found[:INBOX_AT_ONCE]
 
     def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:
         with self._lock:
@@ -146,6 +148,11 @@ class MemoryJournal:
         with self._lock:
             run = self._runs.get(run_id)
             return None if run is None else _record(run_id, run)
+
+    def first_event(self, run_id: str) -> Entry | None:
+        with self._lock:
+            run = self._runs.get(run_id)
+            return run.entries[0] if run is not None and run.entries else None
 
     def list_runs(
         self,
@@ -204,6 +211,11 @@ class MemoryJournal:
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         with self._lock:
             return [each for each in self._inbox if each.run_id == run_id]
+
+    def list_unread(self) -> list[str]:
+        with self._lock:
+            unread = dict.fromkeys(each.run_id for each in self._inbox)
+            return [run_id for run_id in unread if self._runs[run_id].creation.detached]
 
     def _owner(self, run_id: str) -> str | None:
         run = self._runs.get(run_id)

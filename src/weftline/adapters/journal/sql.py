@@ -4,6 +4,8 @@ The tables are in `migrations/`. Statements are whole and constant, so that each
 for every connection.
 """
 
+from weftline.ports import INBOX_AT_ONCE
+
 BEGIN_WRITE = "BEGIN IMMEDIATE"
 """Start a transaction that writes, waiting for nobody later on."""
 
@@ -175,10 +177,10 @@ FROM runs
 OWNER = "SELECT engine FROM runs WHERE run_id = ?"
 """Who drives a run."""
 
-READ_INBOX = """
+READ_INBOX = f"""
 SELECT inbox.number, run_id, kind, body FROM inbox JOIN runs USING (run_id)
 WHERE body IS NOT NULL AND runs.engine = ?
-ORDER BY inbox.number LIMIT 10000
+ORDER BY inbox.number LIMIT {INBOX_AT_ONCE}
 """
 """What the runs of an engine have not taken in."""
 
@@ -186,6 +188,11 @@ LIST_INBOX = """
 SELECT number, run_id, kind, body FROM inbox WHERE run_id = ? AND body IS NOT NULL ORDER BY number
 """
 """What a run has not taken in."""
+
+LIST_UNREAD = """
+SELECT DISTINCT run_id FROM inbox JOIN runs USING (run_id) WHERE body IS NOT NULL AND detached
+"""
+"""Detached runs that have not taken everything in."""
 
 FIND_RUN = f"{_RUN} WHERE run_id = ?"
 """One run."""
@@ -206,6 +213,9 @@ ORDER BY created_at DESC, number DESC LIMIT :limit
 
 READ_EVENTS = "SELECT seq, at, kind, body FROM events WHERE run_id = ? AND seq > ? ORDER BY seq"
 """The events of a run behind one of them, oldest first."""
+
+FIRST_EVENT = "SELECT seq, at, kind, body FROM events WHERE run_id = ? AND seq = 1"
+"""The event that a run began with."""
 
 READ_GRAPH = "SELECT steps FROM graphs WHERE hash = ? ORDER BY page"
 """The pages of a graph, in order."""
