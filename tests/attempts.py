@@ -53,12 +53,19 @@ class Attempts:
         self._last_key = 0
 
     def call(
-        self, function: Callable[..., Any], *args: Any, retry_on: Any = None, **kwargs: Any
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        retry_on: Any = None,
+        listens: bool = False,
+        **kwargs: Any,
     ) -> PythonCall:
         code = dump_function(function, self.objects)
         captured, _ = capture_arguments(args, kwargs, self.objects, is_hole, label="test")
         classes = None if retry_on is None else encode(retry_on, self.objects).packed
-        return PythonCall(code.value, captured.arguments, code.fingerprint, captured.plain, classes)
+        return PythonCall(
+            code.value, captured.arguments, code.fingerprint, captured.plain, classes, listens
+        )
 
     def make(
         self,
@@ -71,13 +78,17 @@ class Attempts:
         run_id: str = "run",
         number: int = 1,
         retry_on: Any = None,
+        listens: bool = False,
+        state: bytes | None = None,
+        is_volatile: bool = False,
+        beside: int | None = None,
         **kwargs: Any,
     ) -> Attempt:
         self._last_key += 1
         if isinstance(function, PythonCall):
             call = function
         else:
-            call = self.call(function, *args, retry_on=retry_on, **kwargs)
+            call = self.call(function, *args, retry_on=retry_on, listens=listens, **kwargs)
         return Attempt(
             key=self._last_key,
             run_id=run_id,
@@ -87,10 +98,14 @@ class Attempts:
             inputs=list(inputs),
             timeout_s=timeout_s,
             forward=forward,
+            state=state,
+            is_volatile=is_volatile,
+            beside=beside,
         )
 
     def lane(self, attempt: Attempt, placement: Placement = DEFAULT_PLACEMENT) -> Lane:
-        return Lane(self.environment, attempt.call.function.hash, placement)
+        call = attempt.call
+        return Lane(self.environment, call.function.hash, placement, call.listens)
 
     def start(self, *attempts: Attempt, placement: Placement = DEFAULT_PLACEMENT) -> None:
         """Have the executor take them on at once, whatever room it has."""
@@ -155,17 +170,35 @@ class Attempts:
         assert isinstance(report, Succeeded), report
         return decode(report.value, self.objects)
 
+    def value_of_listening(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What a function returns that is awaited beside others; reports on those are lost."""
+        report = self.end_of(self.make(function, *args, listens=True))
+        assert isinstance(report, Succeeded), report
+        return decode(report.value, self.objects)
+
 
 class FullObjects(LocalObjectStore):
-    """A store that has no room as long as there is a file `full` in it."""
+    """A store that has no room as long as there is a file `full` in it. It notes in a file `loose`
+    the names of objects that need not survive."""
 
-    def put(self, content: bytes) -> str:
+    def put(self, content: bytes, *, durable: bool = True) -> str:
         self._look()
-        return super().put(content)
+        return super().put(content, durable=durable)
 
-    def writer(self) -> Any:
+    def writer(self, *, durable: bool = True) -> Any:
         self._look()
-        return super().writer()
+        writer: Any = super().writer(durable=durable)
+        if not durable:
+            commit = writer.commit
+
+            def noting_commit() -> str:
+                name: str = commit()
+                with open(self.root / "loose", "a") as file:
+                    file.write(f"{name}\n")
+                return name
+
+            writer.commit = noting_commit
+        return writer
 
     def _look(self) -> None:
         if (self.root / "full").exists():

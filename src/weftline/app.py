@@ -52,11 +52,13 @@ from weftline.link.link import Link, Listener
 from weftline.ports import Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
 from weftline.version import __version__
 from weftline.wire import MARKER
+from weftline.workers.attempt import current
 from weftline.workers.children import Children
 from weftline.workers.inline import Inline
 from weftline.workers.orphans import end_orphans
 from weftline.workers.shares import Places
 from weftline.workers.slots import Slots, find_slots
+from weftline.workers.threads import Threads
 
 PATIENCE_STORAGE_S = 30.0
 """How long a driver waits for a home that cannot be written before it lets its run go."""
@@ -186,7 +188,7 @@ class App:
         if not is_over:
             self.make_free(recorded.record)
         if written is not None:
-            self._warn_of_changes(recorded, written)
+            self._warn_of_changes(recorded, written, stacklevel=5)
         if is_over:
             return Ended.of(recorded.run)
         environment, noted = usable_environment(recorded.record.creation.environment)
@@ -242,13 +244,14 @@ class App:
         """Whether the objects that a volatile value names have not been removed."""
         return all(map(self.objects.exists, objects_of(value)))
 
-    def _warn_of_changes(self, recorded: Recorded, written: Workflow) -> None:
+    @staticmethod
+    def _warn_of_changes(recorded: Recorded, written: Workflow, stacklevel: int) -> None:
         changes = differences(recorded.graph, written.graph)
         if changes:
             warnings.warn(
                 f"run {recorded.record.run_id!r} goes on as it was recorded, although the workflow"
                 f" was changed since: {'; '.join(changes)}. Use another id to run it as it is now.",
-                stacklevel=5,
+                stacklevel=stacklevel,
             )
 
     # -- detached runs --------------------------------------------------------------------------
@@ -321,12 +324,14 @@ class App:
         engine.submit(submission, answer.listen, on_accepted=answer.accept)
         return answer.wait()
 
-    def resume(self, run_id: str) -> None:
+    def resume(self, run_id: str, *, written: Workflow | None = None) -> None:
         """Let a run go on, detached, also one that failed, was canceled or is held back; returns
-        when that is durable. One that has its result is left alone.
+        when that is durable. One that has its result is left alone. `written` is as for `proceed`.
 
         Raises: WorkflowNotFoundError, WorkflowRunningError, ControllerUnavailable.
         """
+        if written is not None:
+            self._warn_of_changes(self.read(run_id), written, stacklevel=4)
         problem = self.resume_many([run_id])[0]
         if problem is not None:
             raise problem
@@ -654,7 +659,10 @@ class App:
     def _engine(self) -> "EngineThread | _EngineHere":
         """What drives runs: one engine on its own thread for the whole process, or, with the
         inline executor, a fresh engine in the thread that calls."""
-        if self.settings.executor == "inline":
+        executor = self.settings.executor
+        # A step in a thread that runs a workflow does so itself: it has a slot already, and would
+        # else wait for others that may all be waiting likewise.
+        if executor == "inline" or (executor == "threads" and current() is not None):
             self.journal.change_count()
             return _EngineHere(self)
         return self.open_engine()
@@ -734,11 +742,13 @@ class App:
         )
 
     def new_inline(self) -> Inline:
-        return Inline(objects=self.objects, slots=self._slots)
+        return Inline(objects=self.objects, slots=self._slots, home=self.settings.home)
 
-    def new_executor(self, engine_id: str) -> Children | Inline:
+    def new_executor(self, engine_id: str) -> Children | Threads:
         """What carries attempts out for the process's engine."""
-        return self.new_inline() if self.settings.home is None else self.new_children(engine_id)
+        if self.settings.executor == "threads" or self.settings.home is None:
+            return Threads(objects=self.objects, slots=self._slots, home=self.settings.home)
+        return self.new_children(engine_id)
 
     def new_children(self, engine_id: str) -> Children:
         home, objects = self.settings.home, self.settings.objects

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from weftline.errors import InvalidSettings, did_you_mean
 
-EXECUTORS = ("children", "inline")
+EXECUTORS = ("children", "inline", "threads")
 OBJECT_STORE_SCHEMES = ("s3", "gs", "gcs", "az", "azure", "abfs")
 FILE_NAME = "weftline.toml"
 MEMORY = "memory://"
@@ -87,9 +87,9 @@ def _settle(read: dict[str, Any]) -> Settings:
     if any(is_memory):
         if not all(is_memory):
             raise InvalidSettings("storage and database must both be in memory, or neither")
-        if read.setdefault("executor", "inline") != "inline":
+        if read.setdefault("executor", "inline") == "children":
             raise InvalidSettings(
-                "a home in memory cannot be shared with children: executor='inline'"
+                "a home in memory cannot be shared with children: executor='inline' or 'threads'"
             )
         return Settings(home=None, objects=None, **read)
     return Settings(home=folder_of(home), objects=folder_of(objects) / "objects", **read)

@@ -1,6 +1,6 @@
 """What Weftline needs from outside, in its own words. Adapters fulfil these; features call them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
@@ -37,7 +37,9 @@ class ObjectStore(Protocol):
     Raises: StorageFull when there is no space left; nothing is half-written then.
     """
 
-    def put(self, content: bytes) -> str: ...
+    def put(self, content: bytes, *, durable: bool = True) -> str:
+        """Store the content; `durable` as for `writer`. What is there already is as good as new."""
+        ...
 
     def writer(self, *, durable: bool = True) -> ObjectWriter:
         """For content that does not fit into memory twice: write parts, then commit. Without
@@ -53,10 +55,77 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def exists(self, name: str) -> bool: ...
+    def exists(self, name: str) -> bool:
+        """Whether the object is there. One that is not durable is looked at as a whole, since a
+        crash of the machine may have damaged it: then it counts as gone."""
+        ...
 
     def delete(self, name: str) -> None:
         """Remove the object; none of that name is no error."""
+        ...
+
+
+class StoredFile(NamedTuple):
+    """Something that takes room in an object store. The time is in seconds since 1970."""
+
+    name: str
+    size_bytes: int
+    modified_at: float
+    is_volatile: bool = False
+
+
+class Removed(NamedTuple):
+    """What was removed for good."""
+
+    files: int
+    size_bytes: int
+
+
+class ObjectUpkeep(Protocol):
+    """Finds what nobody needs any more in an object store, and removes it in two steps.
+
+    Which objects are needed, the caller knows. What it throws away may be named by a run a moment
+    later: until the trash is emptied, reading the object or asking whether it exists brings it
+    back, and storing its content again is as if it had never been there.
+
+    Raises: StorageError.
+    """
+
+    def objects(self) -> Iterator[StoredFile]:
+        """Every object that is not in the trash, in no order; twice if it is there both durable
+        and volatile. Others may come and go meanwhile."""
+        ...
+
+    def trash(self, found: StoredFile) -> bool:
+        """Move an object into the trash, unless it was stored again since it was `found`."""
+        ...
+
+    def trashed(self) -> Iterator[StoredFile]:
+        """What is in the trash, in no order; `modified_at` is when it came there."""
+        ...
+
+    def restore(self, name: str) -> bool:
+        """Bring an object back from the trash, as good as new; whether there was one to bring."""
+        ...
+
+    def empty_trash(self, older_than_s: float) -> Removed:
+        """Remove for good what has been in the trash for longer than this."""
+        ...
+
+    def incoming(self) -> Iterator[StoredFile]:
+        """What is being written, or was by somebody who has died; its name is no object's."""
+        ...
+
+    def clear_incoming(self, older_than_s: float) -> Removed:
+        """Remove what has been incoming without a change for longer than this: longer than any
+        writer may pause."""
+        ...
+
+    def check(self, name: str) -> None:
+        """Compare the content of the object, and of every copy of it, with its name.
+
+        Raises: ObjectDamaged, ObjectNotFound.
+        """
         ...
 
 
@@ -132,9 +201,10 @@ class Signal(Struct, frozen=True):
 
 
 class ActorCall(Struct, frozen=True):
-    """The body of a CALL: a `core.graph` step in MessagePack."""
+    """The body of a CALL: as in `core.events.CallReceived`."""
 
-    step: bytes
+    steps: bytes
+    call: str
     objects: tuple[str, ...] = ()
 
 
@@ -197,6 +267,9 @@ FROM_BASE = -1
 """In place of a seq: where whoever goes on with a run may begin to read."""
 
 
+INBOX_AT_ONCE = 10_000
+
+
 class Journal(Protocol):
     """The events of all runs, written by the engines that own them.
 
@@ -220,7 +293,7 @@ class Journal(Protocol):
         ...
 
     def read_inbox(self, engine: str) -> list[InboxEntry]:
-        """News for the runs that this engine owns, oldest first; at most some thousands."""
+        """News for the runs that this engine owns, oldest first; at most `INBOX_AT_ONCE`."""
         ...
 
     def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:

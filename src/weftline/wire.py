@@ -30,6 +30,7 @@ class Hello(Struct, frozen=True, array_like=True, tag="hello"):
 
     `factory` is `module:name` of what makes the object store of the folder `objects`. `worker` is
     the child's name, and that of its log. The child holds a lock on `lock_path` while it lives.
+    With `listens` it awaits all its calls at once.
     """
 
     cwd: str
@@ -38,10 +39,15 @@ class Hello(Struct, frozen=True, array_like=True, tag="hello"):
     objects: str
     worker: str
     lock_path: str
+    listens: bool = False
 
 
 class Call(Struct, frozen=True, array_like=True, gc=False):
-    """One attempt to carry out: what of it differs from the others of its frame."""
+    """One attempt to carry out: what of it differs from the others of its frame.
+
+    `state` is the last one of an actor whose method is called. `timeout_s` is for who listens: of
+    other attempts the engine ends the process.
+    """
 
     key: int
     run_id: str
@@ -50,10 +56,13 @@ class Call(Struct, frozen=True, array_like=True, gc=False):
     arguments: bytes | Object
     retry_on: Packed | None
     inputs: list[Packed]
+    state: Packed | None = None
+    is_volatile: bool = False
+    timeout_s: float | None = None
 
 
 class Work(Struct, frozen=True, array_like=True, tag="work"):
-    """Calls of one function, to carry out one after the other.
+    """Calls of one function, to carry out one after the other, or at once by who listens.
 
     With `is_watched` others may come behind them while they run; none that has not begun may wait
     long for one that takes its time.
@@ -64,7 +73,17 @@ class Work(Struct, frozen=True, array_like=True, tag="work"):
     is_watched: bool
 
 
-ToChild = Hello | Work
+class Cancel(Struct, frozen=True, array_like=True, tag="cancel"):
+    """To who listens: give these up, whatever they are waiting for."""
+
+    keys: list[int]
+
+
+class Ping(Struct, frozen=True, array_like=True, tag="ping"):
+    """To who listens: answer, as a sign that nothing holds up the others."""
+
+
+ToChild = Hello | Work | Cancel | Ping
 
 
 # -- from the child -----------------------------------------------------------------------------
@@ -90,6 +109,9 @@ class Returned(Struct, array_like=True, tag=1, gc=False):
     value: Packed
     preview: str | None
     objects: tuple[str, ...]
+    picture: str | None = None
+    state: Packed | None = None
+    is_volatile: bool = False
 
 
 class ReturnedSteps(Struct, array_like=True, tag=2, gc=False):
@@ -103,6 +125,8 @@ class ReturnedSteps(Struct, array_like=True, tag=2, gc=False):
     pages: list[bytes]
     output: int | list[int]
     objects: tuple[str, ...]
+    state: Packed | None = None
+    stays: bool = False
 
 
 class Raised(Struct, array_like=True, tag=3, gc=False):
@@ -130,13 +154,23 @@ class Unstored(Struct, array_like=True, tag=5, gc=False):
     text: str
 
 
+class Expired(Struct, array_like=True, tag=6, gc=False):
+    """It waited longer than its limit, and is given up."""
+
+    key: int
+    started_at: float
+    took_s: float
+    log: LogRange | None
+    after_s: float
+
+
 class NotBegun(Struct, array_like=True, tag=4, gc=False):
     """The child gives the attempt back: it would have to wait behind one that takes long."""
 
     key: int
 
 
-Outcome = Returned | ReturnedSteps | Raised | Unstored
+Outcome = Returned | ReturnedSteps | Raised | Unstored | Expired
 
 
 class Outcomes(Struct, array_like=True, tag="outcomes", gc=False):
@@ -145,16 +179,20 @@ class Outcomes(Struct, array_like=True, tag="outcomes", gc=False):
     outcomes: list[Outcome | NotBegun]
 
 
-FromChild = Ready | Outcomes
+class Pong(Struct, frozen=True, array_like=True, tag="pong"):
+    """The answer to a ping."""
+
+
+FromChild = Ready | Outcomes | Pong
 
 
 # -- frames -------------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
-decode_to_child = msgspec.msgpack.Decoder[Hello | Work](Hello | Work).decode
+decode_to_child = msgspec.msgpack.Decoder[ToChild](ToChild).decode
 pack_error = msgspec.json.Encoder().encode
 unpack_error = msgspec.json.Decoder(Error).decode
-decode_from_child = msgspec.msgpack.Decoder[Ready | Outcomes](Ready | Outcomes).decode
+decode_from_child = msgspec.msgpack.Decoder[FromChild](FromChild).decode
 
 
 def frame(message: Struct) -> bytearray:

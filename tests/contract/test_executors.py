@@ -14,16 +14,20 @@ import pytest
 
 from tests.attempts import Attempts, make_children, open_objects
 from weftline.codecs.exceptions import decode_error
+from weftline.codecs.references import ObjectRef
 from weftline.codecs.values import decode, encode
 from weftline.core.actions import PythonCall
 from weftline.core.graph import decode_pages
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement
 from weftline.core.values import Object
 from weftline.ports import (
+    Done,
     Extended,
     Failed,
     GivenBack,
+    Printed,
     Report,
+    Started,
     Starved,
     Succeeded,
     TimedOut,
@@ -31,15 +35,18 @@ from weftline.ports import (
 from weftline.workers.attempt import current
 from weftline.workers.inline import Inline
 from weftline.workers.slots import Slots
+from weftline.workers.threads import Threads
 from weftline.workflow import step
 
 
-@pytest.fixture(params=["inline", "children"])
+@pytest.fixture(params=["inline", "threads", "children"])
 def attempts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Attempts]:
     objects, slots = open_objects(tmp_path), Slots(2, 1, {"licence": 1})
     executor: Any
     if request.param == "inline":
-        executor = Inline(objects=objects, slots=slots)
+        executor = Inline(objects=objects, slots=slots, home=tmp_path)
+    elif request.param == "threads":
+        executor = Threads(objects=objects, slots=slots, home=tmp_path)
     else:
         executor = make_children(tmp_path, slots)
     yield Attempts(executor, objects)
@@ -298,6 +305,9 @@ def test_variables_are_set_for_the_attempt_alone(
         return [os.environ.get(f"WEFTLINE_TEST_{name}") for name in ("KEPT", "NEW")]
 
     variables = (("WEFTLINE_TEST_KEPT", "inner"), ("WEFTLINE_TEST_NEW", "é"))
+    if isinstance(attempts.executor, Threads):
+        assert "runtime_env" in (attempts.executor.check(Placement(env_vars=variables)) or "")
+        return
     assert attempts.value_of(look, placement=Placement(env_vars=variables)) == ["inner", "é"]
     assert attempts.value_of(look) == ["outer", None]
     assert os.environ["WEFTLINE_TEST_KEPT"] == "outer"
@@ -305,8 +315,8 @@ def test_variables_are_set_for_the_attempt_alone(
 
 
 def test_what_a_step_puts_in_place_of_stdout_is_gone_in_the_next(attempts: Attempts) -> None:
-    if isinstance(attempts.executor, Inline):
-        pytest.skip("steps print where the process does")
+    if isinstance(attempts.executor, Threads):
+        pytest.skip("it is there for all threads")
 
     def redirect() -> None:
         sys.stdout = io.StringIO()
@@ -422,9 +432,296 @@ def test_there_is_room_at_first_and_no_more_than_is_taken(attempts: Attempts) ->
     attempts.start(*made)
     assert attempts.executor.room(attempts.lane(attempt)) == 0
     attempts.executor.kill({one.key for one in made})
+    if isinstance(attempts.executor, Threads):
+        return  # a thread that cannot be ended keeps what it has
     # What was killed may take a moment to make room.
     while attempts.executor.room(attempts.lane(attempt)) != room:
         attempts.executor.wait(0.01)
+
+
+def test_a_limit_of_memory_is_refused_where_it_cannot_be_kept(attempts: Attempts) -> None:
+    problem = attempts.executor.check(Placement(memory=1_000_000))
+    if isinstance(attempts.executor, Inline | Threads):
+        assert problem is not None
+        assert "memory=1000000" in problem
+    else:
+        assert problem is None
+
+
+# -- what is told beside a value ----------------------------------------------------------------
+
+
+class Counting:
+    """A method of an actor, as `weftline.workers` knows one."""
+
+    def __weftline_actor__(
+        self, state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Any]:
+        return {"was": state, "args": args, **kwargs}, (state or 0) + args[0]
+
+    def __call__(self) -> None:
+        raise AssertionError("not an actor's method any more")
+
+
+class CountingLater(Counting):
+    async def __weftline_actor__(  # type: ignore[override]
+        self, state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Any]:
+        await asyncio.sleep(0)
+        return super().__weftline_actor__(state, args, kwargs)
+
+
+@pytest.mark.parametrize("kind", [Counting, CountingLater])
+def test_a_method_of_an_actor_gets_a_state_and_leaves_one(
+    attempts: Attempts, kind: type[Counting]
+) -> None:
+    report = attempts.end_of(attempts.make(kind(), 2, by="a"))
+    assert isinstance(report, Succeeded), report
+    assert decode(report.value, attempts.objects) == {"was": None, "args": (2,), "by": "a"}
+    assert report.state == b'["inline","json",2]'
+    report = attempts.end_of(attempts.make(kind(), 3, state=report.state))
+    assert isinstance(report, Succeeded), report
+    assert decode(report.value, attempts.objects)["was"] == 2
+    assert report.state == b'["inline","json",5]'
+
+
+class Growing:
+    """An actor's method with a large state, which returns steps."""
+
+    def __weftline_actor__(self, state: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return args[0], bytes(100_000)
+
+    def __call__(self) -> None: ...
+
+
+def test_a_method_that_returns_steps_leaves_a_state_too(attempts: Attempts) -> None:
+    class Method(Growing):
+        def __weftline_actor__(self, state: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+            return step(lambda: 1).step(), bytes(100_000)
+
+    report = attempts.end_of(attempts.make(Method()))
+    assert isinstance(report, Extended), report
+    assert report.state is not None
+    assert decode(report.state, attempts.objects) == bytes(100_000)
+    assert all(attempts.objects.exists(name) for name in report.objects)
+    assert any(name.encode() in report.state for name in report.objects)
+
+
+def test_a_state_that_cannot_be_stored_is_a_failure(attempts: Attempts) -> None:
+    class Method(Growing):
+        def __weftline_actor__(self, state: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+            return 1, threading.Lock()
+
+    report, _ = failure(attempts.end_of(attempts.make(Method(), step="add")), attempts)
+    assert "the state that step 'add' leaves" in report.error.text
+
+
+@pytest.mark.parametrize("is_volatile", [True, False])
+def test_only_a_large_result_can_be_volatile(
+    attempts: Attempts, tmp_path: Path, is_volatile: bool
+) -> None:
+    report = attempts.end_of(attempts.make(lambda: b"x" * 100_000, is_volatile=is_volatile))
+    assert isinstance(report, Succeeded)
+    assert report.is_volatile is is_volatile
+    loose = tmp_path / "objects" / "loose"
+    assert (loose.read_text().split() if loose.exists() else []) == list(
+        report.objects if is_volatile else ()
+    )
+    report = attempts.end_of(attempts.make(lambda: 1, is_volatile=is_volatile))
+    assert isinstance(report, Succeeded)
+    assert not report.is_volatile
+
+
+def test_a_reference_that_is_returned_means_its_value(attempts: Attempts) -> None:
+    stored = encode(b"y" * 100_000, attempts.objects)
+    attempt = attempts.make(lambda: ObjectRef(stored.packed, stored.objects))
+    attempts.objects.delete(stored.objects[0])  # nobody reads it
+    report = attempts.end_of(attempt)
+    assert isinstance(report, Succeeded), report
+    assert (report.value, report.objects) == (stored.packed, stored.objects)
+
+
+# -- those that listen --------------------------------------------------------------------------
+
+
+async def appears(path: str, value: Any = "there") -> Any:
+    """What waits for something outside: here, for a file."""
+    while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240 - as users poll
+        await asyncio.sleep(0.005)
+    return value
+
+
+def ends_of(reports: list[Report]) -> dict[int, Done]:
+    return {each.key: each for each in reports if isinstance(each, Done)}
+
+
+def test_those_that_listen_are_awaited_side_by_side_and_occupy_nothing(
+    attempts: Attempts, tmp_path: Path
+) -> None:
+    path = tmp_path / "event"
+    call = attempts.call(appears, str(path), listens=True)
+    made = [attempts.make(call) for _ in range(300)]
+    lane, plain = attempts.lane(made[0]), attempts.lane(attempts.make(lambda: 1))
+    room = attempts.executor.room(plain)
+    assert attempts.executor.room(lane) >= 10_000
+    before = attempts.executor.room(lane)
+    attempts.executor.start(lane, made)
+    assert attempts.executor.room(lane) == before - len(made)
+    keys = {one.key for one in made}
+    begun = attempts.wait_for(
+        lambda found: {each.key for each in found if isinstance(each, Started)} == keys
+    )
+    assert len(begun) == len(made)
+    assert attempts.executor.room(plain) == room
+    assert attempts.value_of(lambda: "beside them") == "beside them"
+    path.touch()
+    ends = ends_of(attempts.wait_for(lambda found: ends_of(found).keys() == keys))
+    for end in ends.values():
+        assert isinstance(end, Succeeded), end
+        assert (end.value, end.log) == (b'["inline","json","there"]', None)
+        assert end.started_at > 1e9
+        assert end.worker
+    assert attempts.executor.room(lane) == before
+
+
+def test_a_listening_function_may_fail_and_need_not_wait(attempts: Attempts) -> None:
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise KeyError("no")
+
+    report, error = failure(
+        attempts.end_of(attempts.make(fails, listens=True, retry_on=(ValueError,))), attempts
+    )
+    assert (type(error), report.retryable) == (KeyError, False)
+    assert report.error.traceback.count("File ") == 1
+    report = attempts.end_of(attempts.make(lambda: 7, listens=True))  # type: ignore[assignment]
+    assert isinstance(report, Succeeded)
+    assert decode(report.value, attempts.objects) == 7
+
+    async def cancels() -> None:
+        raise asyncio.CancelledError
+
+    report, _ = failure(attempts.end_of(attempts.make(cancels, listens=True)), attempts)
+    assert report.error.type == "asyncio.exceptions.CancelledError"
+
+
+def test_one_that_listens_too_long_has_timed_out_and_others_go_on(
+    attempts: Attempts, tmp_path: Path
+) -> None:
+    path = tmp_path / "event"
+    long = attempts.make(appears, str(path), listens=True, timeout_s=0.05)
+    other = attempts.make(long.call, timeout_s=3600.0)
+    attempts.start(long, other)
+    ends = ends_of(attempts.wait_for(ends_of))
+    timed_out = ends[long.key]
+    assert isinstance(timed_out, TimedOut), ends
+    assert (timed_out.after_s, timed_out.started_at > 1e9) == (0.05, True)
+    path.touch()
+    ends = ends_of(attempts.wait_for(ends_of))
+    assert isinstance(ends.pop(other.key), Succeeded)
+    assert not ends
+
+
+def test_killing_gives_up_those_that_are_named_alone(attempts: Attempts, tmp_path: Path) -> None:
+    path, note, begun = (tmp_path / name for name in ("event", "note", "begun"))
+
+    async def stubborn() -> str:
+        begun.touch()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            note.touch()
+        return "although it was canceled"
+
+    killed = attempts.make(stubborn, listens=True)
+    other = attempts.make(appears, str(path), listens=True)
+    attempts.start(killed)
+    attempts.start(other)
+    assert attempts.value_of_listening(appears, str(begun)) == "there"
+    attempts.executor.kill({killed.key})
+    assert attempts.value_of_listening(appears, str(note)) == "there"
+    path.touch()
+    reports = attempts.wait_for(ends_of)
+    assert {each.key for each in reports if isinstance(each, Done)} == {other.key}
+
+
+def test_what_listens_knows_which_it_is(attempts: Attempts, tmp_path: Path) -> None:
+    path = tmp_path / "event"
+
+    async def who(path: str) -> list[Any]:
+        before = current()
+        await appears(path)
+        in_thread = await asyncio.to_thread(current)
+        return [before == current() == in_thread, *(current() or ())]
+
+    made = [attempts.make(who, str(path), listens=True, step=f"step {n}") for n in range(5)]
+    attempts.start(*made)
+    path.touch()
+    reports = attempts.wait_for(lambda found: len(ends_of(found)) == 5)
+    for number, one in enumerate(made):
+        end = ends_of(reports)[one.key]
+        assert isinstance(end, Succeeded)
+        told = [True, "run", f"step {number}", 1, f"run/step {number}"]
+        assert decode(end.value, attempts.objects) == told
+    assert current() is None
+
+
+# -- output -------------------------------------------------------------------------------------
+
+
+def printed(reports: list[Report], stream: str) -> str:
+    texts = [one.text for one in reports if isinstance(one, Printed) and one.stream == stream]
+    return "".join(texts)
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_what_a_step_prints_is_kept_and_told_if_that_is_wanted(
+    attempts: Attempts, tmp_path: Path, capsys: pytest.CaptureFixture[str], forward: bool
+) -> None:
+    def talk() -> None:
+        print("one")
+        print("tw", end="", flush=True)
+        print("to stderr", file=sys.stderr)
+        sys.stdout.writelines(["o\n", "é"])
+        sys.stdout.buffer.write("ü\n".encode())
+        sys.stdout.buffer.flush()
+        print("no end", end="")
+
+    attempt = attempts.make(talk, forward=forward)
+    reports = attempts.drive(attempt)[attempt.key]
+    end = reports[-1]
+    assert isinstance(end, Succeeded), end
+    assert end.log is not None
+    out, err = "one\ntwo\néü\nno end", "to stderr\n"
+    told = (printed(reports, "stdout"), printed(reports, "stderr"))
+    assert told == ((out, err) if forward else ("", ""))
+    kept = [(tmp_path / "logs" / f"{end.log.file}.{name}").read_text() for name in ("out", "err")]
+    assert kept == [out, err]
+    assert (end.log.out_start, end.log.err_start) == (0, 0)
+    assert (end.log.out_end, end.log.err_end) == (len(out.encode()), len(err))
+    assert attempts.value_of(lambda: None) is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_step_that_prints_nothing_has_no_log(attempts: Attempts, tmp_path: Path) -> None:
+    report = attempts.end_of(attempts.make(lambda: 1, forward=True))
+    assert isinstance(report, Succeeded)
+    assert report.log is None
+    assert not (tmp_path / "logs").exists() or not os.listdir(tmp_path / "logs")
+
+
+def test_what_is_printed_outside_of_attempts_is_left_alone(
+    attempts: Attempts, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = sys.stdout, sys.stderr
+    waits = attempts.make(appears, str(tmp_path / "event"), listens=True)
+    attempts.start(waits)
+    attempts.value_of(lambda: print("inside"))
+    print("outside")
+    print("error", file=sys.stderr)
+    attempts.executor.close()
+    assert (sys.stdout, sys.stderr) == before
+    assert capsys.readouterr() == ("outside\n", "error\n")
 
 
 # -- inline alone -------------------------------------------------------------------------------

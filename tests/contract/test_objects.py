@@ -37,21 +37,28 @@ def path_of(store: LocalObjectStore, name: str) -> Path:
     return store.root / name[:2] / name
 
 
+def volatile_path_of(store: LocalObjectStore, name: str) -> Path:
+    return store.root / "volatile" / name[:2] / name
+
+
 def files_in(store: LocalObjectStore) -> list[Path]:
     return [path for path in store.root.rglob("*") if path.is_file()]
 
 
 def damage(objects: ObjectStore, name: str) -> None:
     if isinstance(objects, MemoryObjectStore):
-        objects._contents[name] = b"else" + objects._contents[name][4:]
+        for key, kept in objects._kept.items():
+            if key[0] == name:
+                objects._kept[key] = kept._replace(content=b"else" + kept.content[4:])
     elif isinstance(objects, LocalObjectStore):
-        path = path_of(objects, name)
-        path.write_bytes(b"else" + path.read_bytes()[4:])
-        os.utime(path, ns=(1, 1))  # a later time than the one it was written at, whatever the clock
+        for path in (path_of(objects, name), volatile_path_of(objects, name)):
+            if path.exists():
+                path.write_bytes(b"else" + path.read_bytes()[4:])
+                os.utime(path, ns=(1, 1))  # another time than that of its writing, however coarse
 
 
-def write(objects: ObjectStore, content: bytes, part_size: int) -> str:
-    writer = objects.writer()
+def write(objects: ObjectStore, content: bytes, part_size: int, *, durable: bool = True) -> str:
+    writer = objects.writer(durable=durable)
     for start in range(0, len(content), part_size):
         part = memoryview(content)[start : start + part_size]
         assert writer.write(part) == len(part)
@@ -126,6 +133,62 @@ def test_a_deleted_object_is_gone_and_deleting_it_again_is_no_error(objects: Obj
         objects.read(name)
     objects.delete(name)
     assert objects.put(b"weights") == name
+    assert bytes(objects.read(name)) == b"weights"
+
+
+# -- what need not survive a crash of the machine -----------------------------------------------
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=len)
+@pytest.mark.parametrize("way", ["put", "writer"])
+def test_a_volatile_object_is_read_as_any_other(
+    objects: ObjectStore, content: bytes, way: str
+) -> None:
+    if way == "put":
+        name = objects.put(content, durable=False)
+    else:
+        name = write(objects, content, 1000, durable=False)
+    assert name == sha256(content).hexdigest()
+    assert objects.exists(name)
+    assert bytes(objects.read(name)) == content
+    objects.delete(name)
+    assert not objects.exists(name)
+    with pytest.raises(ObjectNotFound):
+        objects.read(name)
+
+
+def test_what_is_stored_durably_as_well_is_read_until_both_are_deleted(
+    objects: ObjectStore,
+) -> None:
+    name = objects.put(b"weights", durable=False)
+    assert objects.put(b"weights") == name
+    assert objects.put(b"weights", durable=False) == name
+    assert bytes(objects.read(name)) == b"weights"
+    objects.delete(name)
+    assert not objects.exists(name)
+
+
+def test_a_damaged_volatile_object_counts_as_gone_until_it_is_stored_again(
+    objects: ObjectStore,
+) -> None:
+    name = objects.put(b"weights", durable=False)
+    damage(objects, name)
+    assert not objects.exists(name)
+    with pytest.raises(ObjectDamaged):
+        objects.read(name)
+    assert objects.put(b"weights", durable=False) == name
+    assert objects.exists(name)
+    assert bytes(objects.read(name)) == b"weights"
+
+
+@pytest.mark.parametrize("way", ["put", "writer"])
+def test_storing_for_a_while_mends_a_damaged_durable_object(objects: ObjectStore, way: str) -> None:
+    name = objects.put(b"weights")
+    damage(objects, name)
+    if way == "put":
+        objects.put(b"weights", durable=False)
+    else:
+        write(objects, b"weights", 2, durable=False)
     assert bytes(objects.read(name)) == b"weights"
 
 
@@ -276,6 +339,54 @@ def test_the_file_and_every_folder_with_a_new_entry_are_flushed(
     # Another process may have renamed it a moment ago and not come to flush the folders.
     LocalObjectStore(local.root).put(b"weights")
     assert set(flushed) == {root, folder}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="asks Linux for names of files")
+def test_a_volatile_object_lies_beside_the_durable_ones_and_nothing_is_flushed(
+    local: LocalObjectStore, flushed: list[str]
+) -> None:
+    there = local.put(b"there")
+    flushed.clear()
+    for way in ("put", "writer"):
+        content = b"weights of " + way.encode()
+        if way == "put":
+            name = local.put(content, durable=False)
+        else:
+            name = write(local, content, 3, durable=False)
+        assert volatile_path_of(local, name).read_bytes() == content
+        assert not path_of(local, name).exists()
+        assert local.put(content, durable=False) == name
+    # Nor what is durable already: it is used as it is.
+    assert LocalObjectStore(local.root).put(b"there", durable=False) == there
+    assert not volatile_path_of(local, there).exists()
+    assert flushed == []
+    assert len(files_in(local)) == 3
+    # Whoever needs it to be durable makes it so.
+    local.put(content)
+    assert path_of(local, name).exists()
+    assert str(local.root) in flushed
+
+
+def test_storing_a_volatile_object_again_refreshes_the_time_of_what_is_there(
+    local: LocalObjectStore,
+) -> None:
+    volatile, durable = local.put(b"volatile", durable=False), local.put(b"durable")
+    for path in (volatile_path_of(local, volatile), path_of(local, durable)):
+        os.utime(path, (1, 1))
+        local.put(path.read_bytes(), durable=False)
+        assert path.stat().st_mtime > 1_000_000
+
+
+def test_what_a_crash_of_the_machine_left_of_a_volatile_object_counts_as_gone(
+    local: LocalObjectStore,
+) -> None:
+    name = local.put(b"weights", durable=False)
+    volatile_path_of(local, name).write_bytes(b"")
+    os.utime(volatile_path_of(local, name), (1, 1))
+    after_the_crash = LocalObjectStore(local.root)
+    assert not after_the_crash.exists(name)
+    assert after_the_crash.put(b"weights", durable=False) == name
+    assert after_the_crash.exists(name)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

@@ -1108,15 +1108,19 @@ NAMES = [
 ]
 
 
-@pytest.fixture(scope="module", params=["children", "inline", "memory"])
+@pytest.fixture(
+    scope="module", params=["children", "inline", "threads", "memory", "threads in memory"]
+)
 def behaviour(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
     """What each of the behaviours came to: nothing, or a traceback."""
     scripts = Scripts(tmp_path_factory.mktemp(request.param))
-    variables = {"WEFTLINE_EXECUTOR": "inline" if request.param == "inline" else "children"}
+    variables = {"WEFTLINE_EXECUTOR": request.param}
     if request.param == "memory":
         variables = {"WEFTLINE_STORAGE": "memory://"}
+    elif request.param == "threads in memory":
+        variables = {"WEFTLINE_STORAGE": "memory://", "WEFTLINE_EXECUTOR": "threads"}
     try:
         said = scripts.run(BEHAVIOURS, variables=variables)
     finally:

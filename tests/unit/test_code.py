@@ -145,7 +145,7 @@ def test_a_function_of_a_users_module_travels_with_what_it_uses(
     objects: MemoryObjectStore,
 ) -> None:
     stored = dump_function(double_helped, objects)
-    assert stored.value.hash in objects._contents
+    assert objects.exists(stored.value.hash)
     assert stored.warning is None
     loaded = load_function(stored.value, objects)
     assert loaded is not double_helped

@@ -25,7 +25,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weftline.adapters.objects.local import LocalObjectStore
-from weftline.adapters.objects.memory import MemoryObjectStore
+from weftline.adapters.objects.local_upkeep import LocalUpkeep
+from weftline.adapters.objects.memory import MemoryObjectStore, MemoryUpkeep
 from weftline.codecs.arguments import Captured, capture_arguments, current_capture, load_arguments
 from weftline.codecs.exceptions import decode_error, encode_error
 from weftline.codecs.rebuild import hole
@@ -220,6 +221,42 @@ def test_the_limit_is_counted_in_bytes_of_content(objects: MemoryObjectStore) ->
     assert isinstance(unpack(encode("x" * (INLINE_LIMIT - 2), objects).packed), Inline)
     assert isinstance(unpack(encode("x" * (INLINE_LIMIT - 1), objects).packed), Object)
     assert isinstance(unpack(encode("é" * (INLINE_LIMIT // 2), objects).packed), Object)
+
+
+def volatile_in(store: ObjectStore) -> set[str]:
+    if isinstance(store, MemoryObjectStore):
+        return {found.name for found in MemoryUpkeep(store).objects() if found.is_volatile}
+    assert isinstance(store, LocalObjectStore)
+    return {found.name for found in LocalUpkeep(store).objects() if found.is_volatile}
+
+
+@pytest.mark.parametrize("value", ["x" * 10**5, b"x" * 10**5, (1, "x" * 10**5)], ids=type)
+def test_a_large_value_need_not_be_durable(value: Any, store: ObjectStore) -> None:
+    encoded = encode(value, store, durable=False)
+    assert encoded.is_volatile
+    assert volatile_in(store) == set(encoded.objects)
+    assert decode(encoded.packed, store) == value
+    again = encode(value, store)
+    assert not again.is_volatile
+    assert again.packed == encoded.packed
+
+
+def test_what_lives_in_the_journal_is_never_volatile(store: ObjectStore) -> None:
+    for value in (None, True, 3, "x", [1], (1, 2), b"x"):
+        encoded = encode(value, store, durable=False)
+        assert not encoded.is_volatile
+        assert encoded == encode(value, store)
+
+
+def test_definitions_of_classes_are_durable_where_the_value_is_not(store: ObjectStore) -> None:
+    class Own:
+        def __init__(self) -> None:
+            self.text = "x" * 100_000
+
+    encoded = encode(Own(), store, durable=False)
+    name, *definitions = encoded.objects
+    assert definitions
+    assert volatile_in(store) == {name}
 
 
 # -- arrays -------------------------------------------------------------------------------------
@@ -680,9 +717,11 @@ def test_previews_of_tables_name_their_columns() -> None:
     pl = pytest.importorskip("polars")
     pa = pytest.importorskip("pyarrow")
     columns = {"a": [1, 2], "b": [0.5, 1.5]}
-    assert preview(pd.DataFrame(columns)) == "DataFrame [2, 2]: a int64, b float64"
-    assert preview(pl.DataFrame(columns)) == "DataFrame [2, 2]: a Int64, b Float64"
-    assert preview(pa.table(columns)) == "Table [2, 2]: a int64, b double"
+    rows = "\na    b\n1  0.5\n2  1.5"
+    assert preview(pd.DataFrame(columns)) == "DataFrame [2, 2]: a int64, b float64" + rows
+    assert preview(pl.DataFrame(columns)) == "DataFrame [2, 2]: a Int64, b Float64" + rows
+    assert preview(pa.table(columns)) == "Table [2, 2]: a int64, b double" + rows
+    assert preview([pd.DataFrame(columns)]) == "[DataFrame [2, 2]: a int64, b float64]"
     assert preview(pd.Series([1, 2])) == "int64 [2]"
 
 

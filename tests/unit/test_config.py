@@ -86,10 +86,12 @@ def test_a_file_is_no_home(load: Load, tmp_path: Path) -> None:
         load({"storage": tmp_path / "file"})
 
 
-def test_a_home_in_memory_is_inline(load: Load, tmp_path: Path) -> None:
+def test_a_home_in_memory_has_no_children(load: Load, tmp_path: Path) -> None:
     expected = Settings(home=None, objects=None, executor="inline")
     assert load({"storage": "memory://"}) == expected
     assert load({"storage": "memory://", "executor": "inline"}) == expected
+    found = load({"storage": "memory://", "executor": "threads"})
+    assert found == Settings(home=None, objects=None, executor="threads")
     with pytest.raises(InvalidSettings, match="cannot be shared with children"):
         load({"storage": "memory://", "executor": "children"})
     with pytest.raises(InvalidSettings, match="both be in memory, or neither"):
@@ -121,7 +123,7 @@ def test_a_number_that_is_none_is_refused(load: Load, wrong: Any) -> None:
 
 
 def test_an_unknown_executor_gets_a_hint(load: Load) -> None:
-    with pytest.raises(InvalidSettings, match="children, inline; did you mean 'children'"):
+    with pytest.raises(InvalidSettings, match="children, inline, threads; did you mean 'children'"):
         load({"executor": "child"})
 
 

@@ -32,6 +32,7 @@ def test_every_option_finds_its_place() -> None:
             "num_cpus": 2,
             "num_gpus": 0.5,
             "resources": {"b": 2, "a": 1.5},
+            "memory": 2e8,
             "runtime_env": {"env_vars": {"Y": "2", "X": "1"}},
             "num_returns": 1,
             "timeout_s": 5,
@@ -57,6 +58,7 @@ def test_every_option_finds_its_place() -> None:
             num_gpus=0.5,
             resources=(("a", 1.5), ("b", 2.0)),
             env_vars=(("X", "1"), ("Y", "2")),
+            memory=200_000_000,
         ),
         metadata={"a": [1]},
         retry_on=(ValueError, KeyError),
@@ -117,6 +119,7 @@ WRONG: dict[str, list[Any]] = {
     "metadata": [None, [], "x", {"a": {1}}, {"a": float("inf")}, {(1,): 2}],
     "num_cpus": [-1, "1", None, True, float("nan"), float("inf")],
     "num_gpus": [-0.5, "all", None, False],
+    "memory": [0, 0.5, -1, "1GB", None, True, 2**63, float("inf"), float("nan")],
     "resources": [None, ["x"], {"x": -1}, {1: 1}, {"x": "1"}, {"x": True}],
     "runtime_env": [
         None,
@@ -167,7 +170,7 @@ def test_an_unknown_option_gets_a_hint_where_one_is_near() -> None:
 
 
 def test_all_problems_are_told_at_once() -> None:
-    given = {"quux": 1, "memory": 1, "max_retries": 0, "name": "fine"}
+    given = {"quux": 1, "max_calls": 1, "max_retries": 0, "name": "fine"}
     with pytest.raises(InvalidOption) as caught:
         Options().merged(given)
     assert len(problems_of(given)) == 3

@@ -15,8 +15,10 @@ from weftline.errors import InvalidOption, did_you_mean
 class StepOptions(TypedDict, total=False):
     """The options of `workflow.step` and `.options`.
 
-    `max_retries` counts all tries. Times are in seconds. `metadata`, `resources` and `env_vars`
-    given later are merged key by key into those given earlier.
+    `max_retries` counts all tries. Times are in seconds. `memory` is the most, in bytes, that the
+    processes of the step may have resident together, their interpreters included; a step that
+    takes more is ended, and has failed. `metadata`, `resources` and `env_vars` given later are
+    merged key by key into those given earlier.
     Source: Ray Workflow; `timeout_s` and the `retry_` options are Weftline's own.
     """
 
@@ -27,6 +29,7 @@ class StepOptions(TypedDict, total=False):
     num_cpus: float
     num_gpus: float
     resources: dict[str, float]
+    memory: float
     runtime_env: dict[str, Any]
     num_returns: int
     timeout_s: float | None
@@ -34,6 +37,8 @@ class StepOptions(TypedDict, total=False):
     retry_backoff: float
     retry_jitter: float
     retry_on: type[BaseException] | tuple[type[BaseException], ...] | None
+    checkpoint: bool | None
+    allow_inplace: bool
 
 
 KNOWN = tuple(StepOptions.__annotations__)
@@ -44,15 +49,12 @@ OF_RAY = {
     "lifetime": "it belongs to Ray actors",
     "max_calls": "children stay warm; there is no such limit",
     "max_concurrency": "it belongs to Ray actors",
-    "memory": "limits of memory are not supported yet",
     "object_store_memory": "there is no shared object store memory",
     "placement_group": "there are no placement groups",
     "placement_group_bundle_index": "there are no placement groups",
     "placement_group_capture_child_tasks": "there are no placement groups",
     "retry_exceptions": "use retry_on=(SomeError, ...)",
     "scheduling_strategy": "ask for resources instead",
-    "allow_inplace": "every step runs in a child process",
-    "checkpoint": "every result is stored",
 }
 
 
@@ -64,6 +66,8 @@ class Options(Struct, frozen=True, kw_only=True):
     placement: Placement = Placement()
     metadata: dict[str, Any] | None = None
     retry_on: tuple[type[BaseException], ...] = ()
+    listens: bool = False
+    is_writer: bool = False
 
     def merged(self, given: Mapping[str, Any]) -> "Options":
         """These options with the given ones laid over them.
@@ -93,15 +97,20 @@ class Options(Struct, frozen=True, kw_only=True):
                 retry_selected=bool(retry_on),
                 timeout_s=None if timeout_s is None else float(timeout_s),
                 catch=given.get("catch_exceptions", policy.catch),
+                checkpoint=given.get("checkpoint", policy.checkpoint),
+                inplace=given.get("allow_inplace", policy.inplace),
             ),
             placement=Placement(
                 num_cpus=float(given.get("num_cpus", placement.num_cpus)),
                 num_gpus=float(given.get("num_gpus", placement.num_gpus)),
                 resources=tuple(sorted((k, float(v)) for k, v in resources.items() if v)),
                 env_vars=tuple(sorted(env_vars.items())),
+                memory=int(given.get("memory", placement.memory)),
             ),
             metadata=metadata or None,
             retry_on=retry_on,
+            listens=self.listens,
+            is_writer=self.is_writer,
         )
 
 
@@ -128,8 +137,11 @@ def _problem(name: str, value: Any) -> str | None:
             return None if is_count else "must be a whole number, at least 1: it counts all tries"
         case "num_returns":
             return None if value == 1 else "must be 1: a step has one result (it may be a tuple)"
-        case "catch_exceptions":
+        case "catch_exceptions" | "allow_inplace":
             return None if isinstance(value, bool) else "must be True or False"
+        case "checkpoint":
+            is_choice = value is None or isinstance(value, bool)
+            return None if is_choice else "must be True, False, or None (as the step around it)"
         case "metadata":
             return problem_of_metadata(value)
         case "timeout_s":
@@ -139,6 +151,9 @@ def _problem(name: str, value: Any) -> str | None:
             return None if _is_number(value) else "must be a number, at least 0"
         case "retry_backoff":
             return None if _is_number(value) and value >= 1 else "must be a number, at least 1"
+        case "memory":
+            is_size = _is_number(value) and 1 <= value < 2**63
+            return None if is_size else "must be a number of bytes, at least 1"
         case "resources":
             is_map = isinstance(value, dict) and all(
                 is_text(key) and _is_number(amount) for key, amount in value.items()

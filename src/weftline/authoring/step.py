@@ -12,12 +12,13 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from weftline.authoring.options import Options, plain_metadata
 from weftline.code.functions import dump_function
 from weftline.codecs.arguments import capture_arguments, current_capture
+from weftline.codecs.rebuild import ObjectRef, StepRef
 from weftline.codecs.values import encode
-from weftline.core.actions import PythonCall
-from weftline.core.graph import Graph, Step
+from weftline.core.actions import PythonCall, Wait
+from weftline.core.graph import GivenInput, Graph, Input, OuterInput, Step
 from weftline.core.values import Object
 from weftline.core.workflow import Workflow
-from weftline.errors import InvalidOption, NotPicklable
+from weftline.errors import InvalidOption, InvalidWorkflow, NotPicklable
 from weftline.ports import ObjectStore
 
 T = TypeVar("T")
@@ -36,7 +37,10 @@ class Composition(Generic[T]):
     __slots__ = ("__weakref__", "_args", "_function", "_kwargs")
 
     def __init__(
-        self, function: "StepFunction[Any]", args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        function: "StepFunction[Any] | Waiting",
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         self._function, self._args, self._kwargs = function, args, kwargs
 
@@ -56,9 +60,14 @@ class Composition(Generic[T]):
             )
         return capture.hole_of(self, self)
 
-    def __weftline_graph__(self, objects: ObjectStore) -> tuple[Graph, tuple[str, ...]]:
-        """The graph that ends in this step, and the objects it needs (the step protocol)."""
-        lowered = lower(self, objects)
+    def __weftline_graph__(
+        self, objects: ObjectStore, run_id: str | None = None
+    ) -> tuple[Graph, tuple[str, ...]]:
+        """The graph that ends in this step, and the objects it needs (the step protocol).
+
+        `run_id` is the run that the graph will be part of, if there is one already.
+        """
+        lowered = lower(self, objects, run_id=run_id)
         return lowered.graph, lowered.objects
 
 
@@ -122,6 +131,14 @@ class StepFunction(Generic[C]):
             raise TypeError(f"step {self._name!r}: {error}") from None
 
 
+class Waiting(NamedTuple):
+    """What a composition does instead of calling a function: wait, for the steps that are its
+    arguments or for something else. `name` is the name that its step asks for."""
+
+    name: str
+    action: Wait
+
+
 class Lowered(NamedTuple):
     """A composition as a graph; `objects` are what the graph needs to be run."""
 
@@ -130,12 +147,13 @@ class Lowered(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def lower(output: Composition[Any], objects: ObjectStore) -> Lowered:
+def lower(output: Composition[Any], objects: ObjectStore, *, run_id: str | None = None) -> Lowered:
     """The graph that ends in `output`: its steps breadth-first from there, which is the order in
     which they get their names.
 
-    Functions and large arguments are stored on the way.
-    Raises: NotPicklable, InvalidWorkflow for a circle.
+    Functions and large arguments are stored on the way. Only with the `run_id` of the run that
+    the graph will be part of may it have references to steps, and those of that run alone.
+    Raises: NotPicklable, InvalidWorkflow for a reference to a step of another run.
     """
     order = [output]
     position = {id(output): 0}
@@ -151,14 +169,25 @@ def lower(output: Composition[Any], objects: ObjectStore) -> Lowered:
             order.append(composition)
         return at
 
-    def place_all(entry: object) -> int | list[int]:
+    def place_all(entry: object) -> Input:
         if isinstance(entry, Composition):
             return place(entry)
+        if isinstance(entry, ObjectRef):
+            held.update(dict.fromkeys(entry.objects))
+            return GivenInput(entry.packed)
+        if isinstance(entry, StepRef):
+            if entry.run_id != run_id:
+                raise _foreign(entry, composition._name, run_id)
+            return OuterInput(entry.number)
         assert isinstance(entry, list)
         return [place(one) for one in entry]
 
     for composition in order:  # grows while it is walked
         function = composition._function
+        if isinstance(function, Waiting):
+            inputs = tuple([place_all(source) for source in composition._args])
+            steps.append(Step(name=function.name, action=function.action, inputs=inputs))
+            continue
         stored = functions.get(id(function))
         if stored is None:
             stored = functions[id(function)] = _store(function, objects)
@@ -180,6 +209,8 @@ def lower(output: Composition[Any], objects: ObjectStore) -> Lowered:
                     stored.fingerprint,
                     captured.plain,
                     stored.retry_on,
+                    options.listens,
+                    options.is_writer,
                 ),
                 inputs=tuple([place_all(entry) for entry in found]),
                 placement=options.placement,
@@ -213,13 +244,21 @@ class _Stored(NamedTuple):
 
 def _store(function: StepFunction[Any], objects: ObjectStore) -> _Stored:
     code = dump_function(function._function, objects)
-    held: tuple[str, ...] = (code.value.hash,)
+    held: tuple[str, ...] = (code.value.hash, *code.objects)
     retry_on = None
     if function._options.retry_on:
         encoded = encode(function._options.retry_on, objects)
         retry_on = encoded.packed
         held += encoded.objects
     return _Stored(code.value, code.fingerprint, retry_on, held, code.warning)
+
+
+def _foreign(ref: StepRef, name: str, run_id: str | None) -> InvalidWorkflow:
+    place = "there is no run yet" if run_id is None else f"this is run {run_id!r}"
+    return InvalidWorkflow(
+        f"step {name!r} is given {ref!r}, but {place}: what workflow.wait left can be passed on"
+        " only by steps of its own run; pass its value instead"
+    )
 
 
 def is_composition(thing: object) -> bool:

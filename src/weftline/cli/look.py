@@ -58,6 +58,10 @@ class Glyphs:
         self.across = "-" if is_plain else "─"
         self.inner = ":" if is_plain else "┆"
         self._full, self._empty = ("#", "-") if is_plain else ("━", "─")
+        # As `timeline` counts them: nothing, a delay, a wait, what is well, runs, was stopped, was
+        # lost or failed, the last three with the cell in which that happened behind them.
+        self.timeline = " :.=>=/=!=x" if is_plain else " ┈┄━╍━■━!━✗"
+        self.ticks = "|-+" if is_plain else "├─┼"
 
     def mark(self, look: int, now: float | None = None) -> Text:
         """The sign of a state; with `now` that of something running turns."""
@@ -65,6 +69,10 @@ class Glyphs:
         if look == RUNNING and now is not None:
             sign = self.spinner[int(now * 10) % len(self.spinner)]
         return Text(sign, _MARK_STYLES[look])
+
+    def level(self, level: str) -> str:
+        """The sign of how something is: `ok`, `warn` or `bad`."""
+        return {"ok": self._marks[DONE], "warn": "!", "bad": self._marks[FAILED]}[level]
 
     def rail(self, kind: str, *, is_end: bool) -> str:
         """Where a rail meets a line across: at its left or right end, or in its middle."""

@@ -161,6 +161,62 @@ def run(
     return run_file(file, run_id=run_id, params=param or [], quiet=quiet, as_json=as_json)
 
 
+@app.command("status")
+def status(
+    all_runs: Annotated[
+        bool, typer.Option("--all", help="All unfinished runs, not only the 20 newest.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show who is alive, what is unfinished, and what it waits for."""
+    from weftline.cli.status import show_status
+
+    return show_status(all_runs=all_runs, as_json=as_json)
+
+
+@app.command("doctor")
+def doctor(
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Check every run, and the content of every object: may take long."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Check that everything in the home is sound; changes nothing.
+
+    The exit status is 1 when something is bad.
+    """
+    from weftline.cli.doctor import check_home
+
+    return check_home(full=full, as_json=as_json)
+
+
+@app.command("controller")
+def controller(
+    until_idle: Annotated[
+        float | None,
+        typer.Option(
+            "--until-idle",
+            metavar="SECONDS",
+            min=0,
+            help="End when there was nothing to do for so long: no unfinished run that goes on by"
+            " itself, also not one that sleeps.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
+    """Drive the runs of the home that belong to no program, from this terminal.
+
+    A home has one controller. Without this command one is started when it is needed, and ends by
+    itself; what is left of it goes on here.
+    """
+    from weftline.cli.controller import serve
+
+    return serve(until_idle_s=until_idle)
+
+
 @runs.command("list")
 def list_(
     status: Annotated[
@@ -180,11 +236,38 @@ def list_(
 
 
 @runs.command("show")
-def show(run_id: RunId, as_json: AsJson = False) -> int:
-    """Show a run and its graph."""
-    from weftline.cli.runs import show_run
+def show(
+    run_id: RunId,
+    step: Annotated[
+        str | None,
+        typer.Argument(metavar="[STEP]", help="Only this step, in detail.", show_default=False),
+    ] = None,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Show when each step ran, instead of the graph.")
+    ] = False,
+    picture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Write the picture of the step's value, a PNG.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show a run and its graph, or one step of it.
 
-    return show_run(run_id, as_json=as_json)
+    With --timeline and --json: a list of what took place, in the order of the beginnings.
+    """
+    if step is not None:
+        if timeline:
+            raise typer.BadParameter("--timeline is of a whole run: leave out the STEP")
+        from weftline.cli.steps import show_step
+
+        return show_step(run_id, step, picture=picture, as_json=as_json)
+    if picture is not None:
+        raise typer.BadParameter("--picture is of one step: name the STEP")
+    from weftline.cli.runs import show_run, show_timeline
+
+    return (show_timeline if timeline else show_run)(run_id, as_json=as_json)
 
 
 @runs.command("output")
@@ -204,22 +287,34 @@ def output(
 @runs.command("logs")
 def logs(
     run_id: RunId,
-    step: Annotated[str | None, typer.Option(help="Only of this step.", show_default=False)] = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(help="Only of this step. May be repeated.", show_default=False),
+    ] = None,
     attempt: Annotated[
         int | None, typer.Option(min=1, help="Only of this try of it.", show_default=False)
     ] = None,
     stream: Annotated[
         str | None, typer.Option(metavar="out|err", help="Only this stream.", show_default=False)
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", "-f", help="Print lines as they come, too, until the run goes on no more."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Print what the steps of a run printed.
 
-    A line of stdout comes as "step | line", one of stderr as "step ! line".
+    A line of stdout comes as "step | line", one of stderr as "step ! line". With --follow and
+    --json each line is a JSON document on a line of its own.
     """
-    from weftline.cli.runs import print_logs
+    from weftline.cli.logs import print_logs
 
-    return print_logs(run_id, step=step, attempt=attempt, stream=stream, as_json=as_json)
+    return print_logs(
+        run_id, steps=step or [], attempt=attempt, stream=stream, follow=follow, as_json=as_json
+    )
 
 
 @runs.command("resume")

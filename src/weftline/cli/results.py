@@ -5,10 +5,11 @@ when it was made stands for it.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from weftline.app import App
-from weftline.core.events import StepSucceeded
+from weftline.core.events import Event, StepSucceeded
 from weftline.core.run import Run
 from weftline.core.values import Error, Inline, ListOf, Object, Packed, unpack
 from weftline.engine.active import Ended
@@ -35,20 +36,26 @@ def load_result(app: App, run_id: str, step: str | None = None) -> Loaded:
         problem = f"{type(error).__name__}: {error}"
     reader = RunReader(app.journal, run_id)
     events = [event for _, event in reader.refresh()]
-    number = _source_of(reader.run, step)
-    for event in reversed(events):
-        if isinstance(event, StepSucceeded) and event.step == number:
-            return Loaded(None, event.preview or described(bytes(event.value)), problem)
-    return Loaded(None, "(not known)", problem)
+    made = success_of(reader.run, events, step)
+    return Loaded(None, "(not known)" if made is None else preview_of(made), problem)
 
 
-def _source_of(run: Run, step: str | None) -> int | None:
-    """The step in which the value was made: steps that return steps take theirs from those."""
+def success_of(run: Run, events: Sequence[Event], step: str | None) -> StepSucceeded | None:
+    """The event in which the value of the run or of its step was made, if one event did: steps
+    that return steps take theirs from those."""
     named = None if step is None else run.find_step(step)
     found: int | list[int] = run.scopes[0].output if named is None else named.number
     while not isinstance(found, list) and (opened := run.steps[found].opened) is not None:
         found = run.scopes[opened].output
-    return None if isinstance(found, list) else found
+    for event in reversed(events):
+        if isinstance(event, StepSucceeded) and event.step == found:
+            return event
+    return None
+
+
+def preview_of(made: StepSucceeded) -> str:
+    """How the value looked when it was made, in one or several lines."""
+    return made.preview or described(bytes(made.value))
 
 
 def described(packed: Packed) -> str:

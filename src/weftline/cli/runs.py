@@ -1,12 +1,10 @@
 """`weft runs ...`: lists, shows and deletes what is recorded."""
 
 import json
-import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from rich.text import Text
 from typer import BadParameter
@@ -15,6 +13,7 @@ from weftline.app import App, home
 from weftline.cli.drawing import draw
 from weftline.cli.look import STATUS_STYLES, glyphs_for
 from weftline.cli.results import error_document, is_json, load_result
+from weftline.cli.spans import Span, spans_of
 from weftline.cli.terminal import (
     command,
     console,
@@ -22,7 +21,6 @@ from weftline.cli.terminal import (
     duration,
     is_terminal,
     iso,
-    lines_of,
     moment,
     one_line,
     plain,
@@ -32,15 +30,10 @@ from weftline.cli.terminal import (
     say_table,
     value_text,
 )
+from weftline.cli.timeline import bounds, draw_timeline, rows_of
 from weftline.cli.tree import Tree
 from weftline.core.events import (
-    Event,
-    GraphExtended,
-    LogRange,
     RunStatus,
-    StepFailed,
-    StepLost,
-    StepStarted,
     StepSucceeded,
 )
 from weftline.core.run import Run, StepState
@@ -55,7 +48,6 @@ from weftline.errors import (
 from weftline.ports import RunRecord
 
 OPEN = (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.PENDING)
-PART_BYTES = 1 << 20
 
 
 def record_of(app: App, run_id: str) -> RunRecord:
@@ -83,6 +75,11 @@ def step_of(run: Run, run_id: str, name: str) -> StepState:
             hint = f"; it has {', '.join(listed)}{more}"
         raise StepNotFoundError(f"run {run_id!r} has no step {name!r}{hint}", run_id)
     return step
+
+
+def has_owner(app: App, record: RunRecord) -> bool:
+    """Whether an engine that owns the run lives; that of a failed one may still finish steps."""
+    return record.engine is not None and app.journal.is_alive(record.engine)
 
 
 # -- list ---------------------------------------------------------------------------------------
@@ -183,17 +180,22 @@ def show_run(run_id: str, *, as_json: bool) -> int:
     """What is known of the run, and its graph."""
     app = home()
     record_of(app, run_id)
-    recorded = app.read(run_id)
+    reader = RunReader(app.journal, run_id)
+    events = reader.refresh()
+    recorded = reader.recorded()
     status = app.status_of(recorded.record)
     if as_json:
         document = _run_document(recorded.record, status)
         run = recorded.run
+        made = {event.step: event for _, event in events if isinstance(event, StepSucceeded)}
         document |= {
             "steps": len(run.steps),
             "failed_step": None if run.failed_step is None else run.steps[run.failed_step].name,
             "reason": run.held,
             "warnings": run.warnings,
-            "graph": [_step_document(run, step, status) for step in run.steps],
+            "graph": [
+                step_document(run, step, status, made.get(step.number)) for step in run.steps
+            ],
         }
         say_json(document)
         return 0
@@ -207,6 +209,44 @@ def show_run(run_id: str, *, as_json: bool) -> int:
         paint.print(line, soft_wrap=True)
     _say_what_next(run_id, status)
     return 0
+
+
+def show_timeline(run_id: str, *, as_json: bool) -> int:
+    """When what of the run took place."""
+    app = home()
+    record_of(app, run_id)
+    reader = RunReader(app.journal, run_id)
+    events = reader.refresh()
+    recorded = reader.recorded()
+    run, status = recorded.run, app.status_of(recorded.record)
+    is_driven = has_owner(app, recorded.record)
+    spans = spans_of(run, events, is_driven=is_driven)
+    if as_json:
+        say_json([span_document(run, span) for span in spans])
+        return 0
+    _say_summary(recorded, status)
+    tree = Tree.of(run)
+    if status not in OPEN:
+        tree.stop(owners=True)
+    begin, end = bounds(run, spans, time.time(), is_driven=is_driven)
+    say()
+    paint = console()
+    glyphs, width = glyphs_for(sys.stdout), paint.width
+    for line in draw_timeline(rows_of(tree, spans), begin, end, width=width, glyphs=glyphs):
+        paint.print(line, soft_wrap=True)
+    return 0
+
+
+def span_document(run: Run, span: Span) -> dict[str, Any]:
+    """A span of time for programs."""
+    return {
+        "step": run.steps[span.step].name,
+        "attempt": span.attempt or None,
+        "kind": span.kind.value,
+        "started_at": iso(span.started_at),
+        "ended_at": iso(span.ended_at),
+        "outcome": span.outcome.value,
+    }
 
 
 def _say_summary(recorded: Recorded, status: RunStatus) -> None:
@@ -253,7 +293,10 @@ def _say_what_next(run_id: str, status: RunStatus) -> None:
     say(f"  {command('weft', 'runs', *hint)}", (f"   {what}", "dim"), to=sys.stderr)
 
 
-def _step_document(run: Run, step: StepState, status: RunStatus) -> dict[str, Any]:
+def step_document(
+    run: Run, step: StepState, status: RunStatus, made: StepSucceeded | None
+) -> dict[str, Any]:
+    """What is known of a step, for programs; `status` is that of its run."""
     scope = run.scopes[step.scope]
     shown = run.status_of(step)
     started_at, ended_at = step.started_at, step.ended_at
@@ -269,6 +312,8 @@ def _step_document(run: Run, step: StepState, status: RunStatus) -> dict[str, An
         "inputs": [run.steps[scope.first + n].name for n in dict.fromkeys(step.spec.upstream())],
         "returned_by": None if scope.owner is None else run.steps[scope.owner].name,
         "error": error_document(error),
+        "preview": None if made is None else made.preview,
+        "picture": None if made is None else made.picture,
     }
 
 
@@ -321,131 +366,6 @@ def _check_has_value(app: App, recorded: Recorded, name: str | None) -> None:
     raise WorkflowNotResumableError(
         f"{what} has no value: the run is {status}{'' if status in OPEN else hint}", run_id
     )
-
-
-# -- logs ---------------------------------------------------------------------------------------
-
-
-class Attempt(NamedTuple):
-    """What one try of a step printed; without `ended` it may print more."""
-
-    step: str
-    number: int
-    started_at: float
-    log: LogRange
-    ended: bool
-
-
-def print_logs(
-    run_id: str, *, step: str | None, attempt: int | None, stream: str | None, as_json: bool
-) -> int:
-    """What the run's steps printed, attempt by attempt."""
-    if stream not in (None, "out", "err"):
-        raise BadParameter(f"--stream is out or err, not {stream!r}")
-    app = home()
-    record_of(app, run_id)
-    reader = RunReader(app.journal, run_id)
-    events = reader.refresh()
-    if step is not None:
-        step_of(reader.run, run_id, step)
-    attempts = [
-        one
-        for one in _attempts(reader.run, events)
-        if step in (None, one.step) and attempt in (None, one.number)
-    ]
-    folder = None if app.settings.home is None else app.settings.home / "logs"
-    if as_json:
-        say_json(_log_documents(attempts, folder, stream))
-        return 0
-    is_empty = True
-    for one in attempts:
-        for ending, text in _texts(one, folder, stream):
-            for line in lines_of(text):
-                is_empty = False
-                _say_log_line(one, ending, line)
-    if is_empty:
-        say_note("nothing was printed" if not attempts else "nothing of it is left")
-    return 0
-
-
-def _say_log_line(attempt: Attempt, ending: str, line: str) -> None:
-    name = one_line(attempt.step, 60)
-    name = name if attempt.number == 1 else f"{name} #{attempt.number}"
-    sign, style = ("|", "cyan") if ending == "out" else ("!", "red")
-    if is_terminal(sys.stdout):
-        say((f"{name} {sign} ", style), line)
-    else:
-        sys.stdout.write(f"{name} {sign} {line}\n")
-
-
-def _attempts(run: Run, events: Iterable[tuple[float, Event]]) -> list[Attempt]:
-    """Every attempt that printed something, in the order in which they began."""
-    found: dict[tuple[int, int], Attempt] = {}
-    for at, event in events:
-        is_end = isinstance(event, StepSucceeded | StepFailed | StepLost | GraphExtended)
-        if not is_end and not isinstance(event, StepStarted):
-            continue
-        assert isinstance(
-            event, StepSucceeded | StepFailed | StepLost | GraphExtended | StepStarted
-        )
-        key = event.step, event.attempt
-        if event.log is not None:
-            name = run.steps[event.step].name
-            found[key] = Attempt(name, event.attempt, event.started_at or at, event.log, is_end)
-        elif is_end:
-            found.pop(key, None)
-    return sorted(found.values(), key=lambda one: one.started_at)
-
-
-def _texts(attempt: Attempt, folder: Path | None, stream: str | None) -> Iterator[tuple[str, str]]:
-    """What the attempt printed: (`out` or `err`, text)."""
-    log = attempt.log
-    for ending, start, end in (
-        ("out", log.out_start, log.out_end),
-        ("err", log.err_start, log.err_end),
-    ):
-        if stream not in (None, ending) or folder is None:
-            continue
-        if start == end and attempt.ended:
-            continue
-        text = read_log(folder / f"{log.file}.{ending}", start, end if attempt.ended else None)
-        if text is None:
-            if start != end:
-                say_note(
-                    f"what step {attempt.step!r} printed is gone: there is no file"
-                    f" {log.file}.{ending}"
-                )
-        elif text:
-            yield ending, text
-
-
-def read_log(path: Path, start: int, end: int | None) -> str | None:
-    """Bytes [start, end) of a log file as text (None: to its end); None when it is gone."""
-    if os.path.basename(path.name) != path.name:
-        return None
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            content = file.read() if end is None else file.read(end - start)
-    except OSError:
-        return None
-    return content.decode("utf-8", "replace")
-
-
-def _log_documents(
-    attempts: Iterable[Attempt], folder: Path | None, stream: str | None
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "step": one.step,
-            "attempt": one.number,
-            "started_at": iso(one.started_at),
-            "stream": ending,
-            "text": text,
-        }
-        for one in attempts
-        for ending, text in _texts(one, folder, stream)
-    ]
 
 
 # -- delete -------------------------------------------------------------------------------------

@@ -77,6 +77,15 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def byte_count(size: int) -> str:
+    """A number of bytes: `812 B`, `1.2 MB`; a megabyte is a million bytes."""
+    amount, units = float(size), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while amount >= 999.5 and len(units) > 1:
+        amount /= 1000
+        del units[0]
+    return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.3g} {units[0]}"
+
+
 def moment(at: float | None) -> str:
     """A time as the clock on the wall shows it."""
     if at is None:

@@ -389,6 +389,10 @@ class Tree:
         """What the group is called: by its step's own name when it is only one."""
         return self.names[group.first] if group.total == 1 else group.name
 
+    def group_of(self, step: int) -> Group:
+        """The group in which the step is shown."""
+        return self._group_of[step]
+
     def returned_by(self, step: int) -> int:
         """How many steps the step returned."""
         scope = self._scopes.get(step)

@@ -8,6 +8,7 @@ import hashlib
 import sys
 import types
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from msgspec import Struct
 
@@ -26,7 +27,8 @@ def dump_value(value: Any, spool: Spool, label: str) -> tuple[str, tuple[str, ..
     """Write a pickle of `value` in which classes by value are references to objects.
 
     Returns: the codec (`pickle`, or `pickle5` when large buffers lie beside the pickle), and the
-        names of the objects with the definitions of classes.
+        names of the objects with the definitions of classes, and of those that references in
+        `value` refer to.
     Raises: NotPicklable, saying where inside `label` the trouble lies.
     """
     try:
@@ -51,12 +53,16 @@ def _dump_value(
     pickler.objects = spool.objects
     if prefers_reference:
         pickler.prefers_reference = True
+    before, context.held = context.held, {}
     try:
         pickler.dump(value)
+        held = (*pickler.definitions, *context.held)
     except Exception:
         spool.clear()
         raise
-    return write_buffers(buffers, spool), pickler.definitions
+    finally:
+        context.held = before
+    return write_buffers(buffers, spool), tuple(dict.fromkeys(held)) if held else ()
 
 
 def _not_picklable(value: Any, label: str, objects: ObjectStore, error: Exception) -> NotPicklable:
@@ -69,10 +75,12 @@ def _not_picklable(value: Any, label: str, objects: ObjectStore, error: Exceptio
 
 
 class ByValue(Struct, frozen=True, kw_only=True):
-    """How some code was written by value; `by_reference` has by `id` what of it was not."""
+    """How some code was written by value; `by_reference` has by `id` what of it was not, and
+    `objects` are those that references in it refer to."""
 
     codec: str
     by_reference: frozenset[int]
+    objects: tuple[str, ...]
     warning: str | None
 
 
@@ -87,12 +95,14 @@ def dump_by_value(thing: Any, spool: Spool, buffers_from: int = INLINE_LIMIT) ->
     by_reference: dict[int, Any] = {}
     warnings: dict[str, None] = {}
     capture, context.capture = context.capture, None
+    before = context.held
     try:
         while True:
             buffers = Buffers()
             buffers.limit = buffers_from
             pickler = DefinitionPickler(spool, 5, buffer_callback=buffers)
             pickler.by_reference = frozenset(by_reference)
+            held = context.held = {}
             try:
                 pickler.dump(thing)
                 break
@@ -111,10 +121,11 @@ def dump_by_value(thing: Any, spool: Spool, buffers_from: int = INLINE_LIMIT) ->
                         by_reference[id(way_out)] = way_out
                     warnings[obstacle.warning()] = None
     finally:
-        context.capture = capture
+        context.capture, context.held = capture, before
     return ByValue(
         codec=write_buffers(buffers, spool),
         by_reference=frozenset(by_reference),
+        objects=tuple(held),
         warning="; ".join(warnings) or None,
     )
 
@@ -141,8 +152,9 @@ class _ValuePickler(DefinitionPickler):
         name = _store_definition(cls, self.objects)
         if name is None:
             return NotImplemented
-        if name not in self.definitions:
-            self.definitions += (name,)
+        for each in (name, *_held_by_definitions.get(cls, ())):
+            if each not in self.definitions:
+                self.definitions += (each,)
         return restore_class, (cls.__module__, cls.__qualname__, name)
 
 
@@ -166,6 +178,7 @@ def _reduce_error(error: BaseException) -> Any:
 
 
 _BY_REFERENCE = ("", b"")  # of a class that has no definition
+_held_by_definitions: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
 
 
 def _store_definition(cls: type, objects: ObjectStore) -> str | None:
@@ -186,8 +199,11 @@ def _store_definition(cls: type, objects: ObjectStore) -> str | None:
 
 def _dump_class(cls: type, objects: ObjectStore) -> tuple[str, bytes]:
     spool = Spool(objects, limit=sys.maxsize)
-    if id(cls) in dump_by_value(cls, spool, buffers_from=sys.maxsize).by_reference:
+    by_value = dump_by_value(cls, spool, buffers_from=sys.maxsize)
+    if id(cls) in by_value.by_reference:
         return _BY_REFERENCE
+    if by_value.objects:
+        _held_by_definitions[cls] = by_value.objects
     content = spool.finish()
     assert isinstance(content, bytes)
     return hashlib.sha256(content).hexdigest(), content

@@ -14,11 +14,13 @@ from weftline.ports import ObjectStore
 
 
 class FunctionCode(NamedTuple):
-    """A stored function. `fingerprint` is equal in every process as long as the source is."""
+    """A stored function. `fingerprint` is equal in every process as long as the source is;
+    `objects` are those that references in the function refer to."""
 
     value: Object
     fingerprint: str
     warning: str | None
+    objects: tuple[str, ...] = ()
 
 
 _dumped: WeakKeyDictionary[Any, tuple[FunctionCode, Watch]] = WeakKeyDictionary()
@@ -44,7 +46,7 @@ def dump_function(function: Callable[..., Any], objects: ObjectStore) -> Functio
     name = content if isinstance(content, str) else objects.put(content)
     note_stored(name, objects)
     value = Object(name, by_value.codec, size)
-    code = FunctionCode(value, fingerprint(function), by_value.warning)
+    code = FunctionCode(value, fingerprint(function), by_value.warning, by_value.objects)
     if isinstance(function, types.FunctionType):
         _dumped[function] = code, Watch(function, by_value.by_reference)
     return code

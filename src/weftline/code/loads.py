@@ -20,6 +20,7 @@ class _Context(threading.local):
     objects: ObjectStore | None = None
     values: Any = ()
     capture: Any = None
+    held: dict[str, None] | None = None
 
 
 context = _Context()

@@ -8,12 +8,18 @@ from weftline.ports import ObjectStore, ObjectWriter
 
 
 class Spool:
-    """Content on its way to the store: in memory while it is small, then written as it comes."""
+    """Content on its way to the store: in memory while it is small, then written as it comes.
+
+    Without `durable` the object that it becomes need not survive a crash of the machine.
+    """
 
     closed = False  # a file as Arrow and polars want it
 
-    def __init__(self, objects: ObjectStore, limit: int = INLINE_LIMIT) -> None:
+    def __init__(
+        self, objects: ObjectStore, limit: int = INLINE_LIMIT, *, durable: bool = True
+    ) -> None:
         self.objects = objects
+        self.durable = durable
         self.size = 0
         self._limit = limit
         self._parts: list[bytes] = []
@@ -26,7 +32,7 @@ class Spool:
             if self.size <= self._limit:
                 self._parts.append(bytes(part))
                 return count
-            self._writer = self.objects.writer()
+            self._writer = self.objects.writer(durable=self.durable)
             for earlier in self._parts:
                 self._writer.write(earlier)
             self._parts.clear()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from weftline.code.loads import context, load_pickle
 from weftline.code.spool import Spool
 from weftline.codecs.pickles import write_pickle
-from weftline.codecs.rebuild import hole
+from weftline.codecs.rebuild import ObjectRef, StepRef, hole
 from weftline.core.values import INLINE_LIMIT, Object
 from weftline.errors import NotPicklable
 from weftline.ports import ObjectStore
@@ -33,14 +33,16 @@ class Capture:
 
     def __init__(self) -> None:
         self.found: list[object] = []
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[object, int] = {}
         self._keys: list[object] = []  # kept, so that no `id` is used twice
 
     def hole_of(self, thing: object, key: object) -> tuple[Any, ...]:
-        """What `__reduce_ex__` of a composition returns; the same `key` gets the same hole."""
-        number = self._numbers.get(id(key))
+        """What `__reduce_ex__` of a composition returns; the same `key` gets the same hole, and
+        so do references that are equal."""
+        known = key if isinstance(key, ObjectRef | StepRef) else id(key)
+        number = self._numbers.get(known)
         if number is None:
-            number = self._numbers[id(key)] = len(self.found)
+            number = self._numbers[known] = len(self.found)
             self.found.append(thing)
             self._keys.append(key)
         return hole, (number,)
@@ -59,12 +61,13 @@ def capture_arguments(
     is_composition: Callable[[object], bool],
     label: str = "step",
 ) -> tuple[Captured, list[object]]:
-    """The arguments of one call with its compositions taken out.
+    """The arguments of one call with its compositions taken out, and what arrives as its value:
+    references to steps, and references to objects that are arguments themselves.
 
     A list of nothing but compositions, given as an argument itself, is one hole, unless one of
     them is given elsewhere, too: then it has to arrive there as the same object.
 
-    Returns: the arguments, and per hole a composition or a list of compositions.
+    Returns: the arguments, and per hole a composition, a list of compositions, or a reference.
     Raises: NotPicklable, naming the argument and the step, which is called `label`.
     """
     if not kwargs and _ONE_WAY.issuperset(map(type, args)):
@@ -103,6 +106,8 @@ def _capture(
 
     def taken(argument: Any) -> Any:
         nonlocal is_plain
+        if isinstance(argument, ObjectRef):
+            return _Bare(argument)
         is_list = has_fan_ins and type(argument) is list and argument
         if is_list and all(map(is_composition, argument)):
             return fan_ins.setdefault(id(argument), _FanIn(argument))
@@ -190,6 +195,19 @@ class _FanIn:
         return capture.hole_of(self._compositions, self._compositions)
 
 
+class _Bare:
+    """Stands for a reference that is an argument itself while arguments are pickled."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: ObjectRef) -> None:
+        self._ref = ref
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        capture: Capture = context.capture
+        return capture.hole_of(self._ref, self._ref)
+
+
 class _Simple:
     """Whether arguments are few and of kinds that pickle to equal bytes when they are equal."""
 
@@ -202,7 +220,7 @@ class _Simple:
         for item in items:
             kind = type(item)
             self._left -= 1
-            if kind in _PLAIN or self._is_composition(item):
+            if kind in _PLAIN or kind is StepRef or self._is_composition(item):
                 continue
             if depth == 0 or self._left < 0 or kind not in (tuple, list, dict):
                 return False

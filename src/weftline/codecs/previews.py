@@ -4,22 +4,43 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from weftline.codecs.pictures import image_title
+from weftline.codecs.rebuild import ObjectRef, StepRef
+from weftline.codecs.rows import first_rows
 from weftline.core.values import INLINE_LIMIT
 
 _PREVIEW_LENGTH = 200
+_TABLES = ("DataFrame", "Table")
 
 
 def preview(value: Any, size: int) -> str:
-    """A short text that tells a person what `value` is; whatever the value does, it never fails."""
+    """A short text that tells a person what `value` is; whatever the value does, it never fails.
+
+    One line; of a table, its first rows follow on lines of their own.
+    """
     try:
-        glance = _Glance(calls_repr=size <= INLINE_LIMIT)
-        glance.show(value, 4)
-        text = " ".join("".join(glance.parts)[: 2 * _PREVIEW_LENGTH].split())
+        title = image_title(value) if type(value) is bytes else None
+        text = title or _glanced(value, calls_repr=size <= INLINE_LIMIT)
     except Exception:
         text = type(value).__qualname__
     if len(text) > _PREVIEW_LENGTH:
         text = text[: _PREVIEW_LENGTH - 1] + "…"
+    if type(value).__name__ in _TABLES and (rows := _rows(value)):
+        text += "\n" + rows
     return text.encode("utf-8", "replace").decode()
+
+
+def _rows(table: Any) -> str:
+    try:
+        return first_rows(table, lambda item: _glanced(item, calls_repr=False))
+    except Exception:
+        return ""
+
+
+def _glanced(value: Any, *, calls_repr: bool) -> str:
+    glance = _Glance(calls_repr)
+    glance.show(value, 4)
+    return " ".join("".join(glance.parts)[: 2 * _PREVIEW_LENGTH].split())
 
 
 class _Glance:
@@ -50,7 +71,7 @@ class _Glance:
         elif isinstance(value, dict | list | tuple | set | frozenset):
             start, end = _BRACKETS[next(base for base in kind.__mro__ if base in _BRACKETS)]
             self._show_items(f"{kind.__qualname__}({start}", f"{end})", value, depth)
-        elif self._calls_repr or isinstance(value, type):
+        elif self._calls_repr or isinstance(value, type | ObjectRef | StepRef):
             self._say(repr(value))
         else:  # its own `repr` might take for ever
             self._show_fields(value, list(getattr(value, "__dict__", ())), depth)
@@ -100,12 +121,14 @@ _BRACKETS: dict[type, tuple[str, str]] = {
 
 
 def _summary(value: Any, kind: type) -> str | None:
-    """Type and shape of an array or a table, and None for anything else."""
+    """What an image is, type and shape of an array or a table, and None for anything else."""
+    if (title := image_title(value)) is not None:
+        return title
     shape = getattr(value, "shape", None)
     if not isinstance(shape, tuple):
         return None
     sizes = "[" + ", ".join(map(str, shape)) + "]"
-    if kind.__name__ in ("DataFrame", "Table"):
+    if kind.__name__ in _TABLES:
         schema = getattr(value, "schema", None)  # of pyarrow and polars
         if kind.__name__ == "Table" and schema is not None:
             columns = zip(schema.names, schema.types, strict=True)

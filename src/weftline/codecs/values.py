@@ -12,7 +12,9 @@ from weftline.code.spool import Spool
 from weftline.codecs.arrays import read_array, write_array
 from weftline.codecs.exceptions import decode_error, execution_error
 from weftline.codecs.pickles import write_pickle
+from weftline.codecs.pictures import picture_of
 from weftline.codecs.previews import preview
+from weftline.codecs.rebuild import ObjectRef, StepRef
 from weftline.codecs.tables import (
     read_arrow_table,
     read_pandas,
@@ -29,9 +31,12 @@ from weftline.core.values import (
     Inline,
     ListOf,
     Object,
+    Split,
     Value,
+    pack,
     unpack,
 )
+from weftline.errors import StorageError
 from weftline.ports import ObjectStore
 
 
@@ -39,12 +44,16 @@ class Encoded(NamedTuple):
     """A value in the form the journal keeps.
 
     `packed` is the text of a `core.values.Value`; `objects` names every object it takes to decode
-    it; `preview` is for people, and None when the text itself shows the value.
+    it; `preview` is for people, and None when the text itself shows the value. `is_volatile`: an
+    object was written that a crash of the machine may take away. `picture` is the one of `objects`
+    that shows the value, a PNG (or a JPEG, where the value is one).
     """
 
     packed: bytes
     objects: tuple[str, ...]
     preview: str | None
+    is_volatile: bool = False
+    picture: str | None = None
 
 
 _json_text = msgspec.json.Encoder().encode
@@ -56,9 +65,13 @@ _TRUE = Encoded(b'["inline","json",true]', (), None)
 _FALSE = Encoded(b'["inline","json",false]', (), None)
 
 
-def encode(value: Any, objects: ObjectStore, label: str = "result") -> Encoded:
+def encode(
+    value: Any, objects: ObjectStore, label: str = "result", *, durable: bool = True
+) -> Encoded:
     """`value` in the form the journal keeps; what is large goes to the store.
 
+    A reference that is the value itself counts as what it refers to. Without `durable` an object
+    need not survive a crash of the machine; the definitions of classes always do.
     Raises: NotPicklable, saying where inside `label` the trouble lies; StorageFull.
     """
     kind = type(value)
@@ -68,19 +81,51 @@ def encode(value: Any, objects: ObjectStore, label: str = "result") -> Encoded:
         return _TRUE if value else _FALSE
     if value is None:
         return _NULL
+    if kind is ObjectRef:
+        return Encoded(value.packed, value.objects, None)
     text = _json(value, kind)
     if text is not None and len(text) <= INLINE_LIMIT:
         return Encoded(b'["inline","json",%b]' % text, (), None)
-    spool = Spool(objects)
-    codec, definitions = _write(value, kind, text, spool, label)
+    spool = Spool(objects, durable=durable)
+    codec, held = _write(value, kind, text, spool, label)
     size = spool.size
     content = spool.finish()
+    is_object = isinstance(content, str)
     if isinstance(content, bytes):
         base64 = b2a_base64(content, newline=False)
         packed = b'["inline","%b","%b"]' % (codec.encode(), base64)
-        return Encoded(packed, definitions, preview(value, size))
-    packed = b'["object","%b","%b",%d]' % (content.encode(), codec.encode(), size)
-    return Encoded(packed, (content, *definitions), preview(value, size))
+    else:
+        packed = b'["object","%b","%b",%d]' % (content.encode(), codec.encode(), size)
+        held = (content, *held)
+    picture = None if text is not None else _store_picture(value, objects, durable)
+    if picture is not None and picture not in held:
+        held += (picture,)
+    return Encoded(packed, held, preview(value, size), is_object and not durable, picture)
+
+
+def _store_picture(value: Any, objects: ObjectStore, durable: bool) -> str | None:
+    picture = picture_of(value)
+    if picture is None:
+        return None
+    try:
+        return objects.put(picture, durable=durable)
+    except StorageError:  # the value itself is stored
+        return None
+
+
+def encode_object(value: Any, objects: ObjectStore, label: str) -> tuple[bytes, tuple[str, ...]]:
+    """`value` as an object in the store, however small. Returns: its text, and what it takes.
+
+    Raises: as `encode`.
+    """
+    kind = type(value)
+    is_scalar = kind is bool or value is None or (kind is int and -(2**63) <= value < 2**63)
+    text = _json_text(value) if is_scalar else _json(value, kind)
+    spool = Spool(objects, limit=-1)
+    codec, held = _write(value, kind, text, spool, label)
+    size, name = spool.size, spool.finish()
+    assert isinstance(name, str)
+    return pack(Object(name, codec, size)), (name, *held)
 
 
 def decode(packed: bytes, objects: ObjectStore) -> Any:
@@ -112,6 +157,9 @@ def _decode(value: Value, objects: ObjectStore) -> Any:
             for key in path:
                 found = found[key]
             return found
+        case Split(ready, run_id, left):
+            values = [_decode(each, objects) for each in ready]
+            return values, [StepRef(run_id, number) for number in left]
 
 
 def _json(value: Any, kind: type) -> bytes | None:
@@ -159,7 +207,7 @@ def _is_json(items: Sequence[Any], seen: set[int], depth: int) -> bool:
 def _write(
     value: Any, kind: type, text: bytes | None, spool: Spool, label: str
 ) -> tuple[str, tuple[str, ...]]:
-    """Write the content of a value. Returns: its codec, and the definitions it refers to."""
+    """Write the content of a value. Returns: its codec, and the objects it refers to."""
     if text is not None:
         spool.write(text)
         return "json", ()

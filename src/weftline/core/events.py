@@ -166,10 +166,11 @@ class SignalReceived(Event, frozen=True, tag="SignalReceived"):
 
 
 class CallReceived(Event, frozen=True, tag="CallReceived"):
-    """A call of a method of a virtual actor: `step`, a `core.graph` step in MessagePack, comes
-    after the calls before it."""
+    """A call of a method of a virtual actor: the first of `steps`, one page of a graph, comes
+    after the calls before it. The caller knows it as `call`."""
 
-    step: bytes
+    steps: bytes
+    call: str = ""
 
 
 class ActorRested(Event, frozen=True, tag="ActorRested"):

@@ -164,8 +164,6 @@ def differences(recorded: Graph, written: Graph) -> list[str]:
     return found
 
 
-_step_encoder = msgspec.msgpack.Encoder()
-_step_decoder: msgspec.msgpack.Decoder[Step] = msgspec.msgpack.Decoder(Step)
 _page_encoder = msgspec.msgpack.Encoder()
 _page_decoder: msgspec.msgpack.Decoder[list[Step]] = msgspec.msgpack.Decoder(list[Step])
 
@@ -194,16 +192,6 @@ def hash_pages(pages: Iterable[bytes]) -> str:
     for page in pages:
         digest.update(page)
     return digest.hexdigest()
-
-
-def encode_step(step: Step) -> bytes:
-    """One step alone, as a call of an actor's method holds it."""
-    return _step_encoder.encode(step)
-
-
-def decode_step(content: bytes) -> Step:
-    """The step again. Raises: msgspec.DecodeError."""
-    return _step_decoder.decode(content)
 
 
 def encode_pages(steps: Sequence[Step]) -> tuple[str, list[bytes]]:

@@ -48,7 +48,7 @@ from weftline.core.graph import (
     OptionalInput,
     OuterInput,
     Step,
-    decode_step,
+    decode_pages,
 )
 from weftline.core.names import Names, with_suffix
 from weftline.core.policy import DEFAULT_POLICY
@@ -238,6 +238,7 @@ class Run:
         self._writer: int | None = None  # the actor's step that has the state, or gets it next
         self._writers: deque[int] = deque()  # READY ones behind it
         self._last_call: int | None = None
+        self._calls: dict[str, int] = {}  # steps, by what their callers know them as
 
     # -- questions ------------------------------------------------------------------------------
 
@@ -291,8 +292,10 @@ class Run:
         return [step.name for step in self.steps]
 
     def find_step(self, name: str) -> StepState | None:
-        """The step of this name, if the run has one (yet)."""
+        """The step of this name, or of this call of an actor, if the run has one (yet)."""
         number = self._names.find(name)
+        if number is None:
+            number = self._calls.get(name)
         return None if number is None else self.steps[number]
 
     def name_counts(self) -> dict[str, int]:
@@ -643,6 +646,9 @@ class Run:
             self._matched.add(name)
         elif action.kind is WaitKind.STEPS:
             self._look_at_split(step, action)
+        elif action.kind is WaitKind.VALUE:
+            [value] = self.inputs_of(step.number)
+            self._due.append(WaitEnded(step=step.number, value=Raw(value)))
 
     def _wait_ended(self, event: WaitEnded, at: float, graph: Graph | None) -> None:
         step = self._step(event.step)
@@ -665,8 +671,10 @@ class Run:
         if not self.is_actor:
             raise ImpossibleEvent("the run is no actor: it takes no calls")
         previous = None if self._last_call is None else self.steps[self._last_call]
-        scope = self._open_scope(None, Graph(steps=[decode_step(event.step)], output=0), previous)
-        self._last_call = scope.first
+        graph = Graph(steps=decode_pages([event.steps]), output=0)
+        self._last_call = self._open_scope(None, graph, previous).first
+        if event.call:
+            self._calls[event.call] = self._last_call
 
     def _rested(self, event: ActorRested, at: float, graph: Graph | None) -> None:
         if self.steps and not self.is_at_rest:
@@ -681,6 +689,7 @@ class Run:
         self._names = Names(event.names)
         self._later.clear()
         self.volatile.clear()
+        self._calls.clear()
         self._refill()
 
     def _scope_closed(self, event: ScopeClosed, at: float, graph: Graph | None) -> None:

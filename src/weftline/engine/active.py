@@ -130,6 +130,7 @@ class ActiveRun:
         "events",
         "forward",
         "graphs",
+        "group",
         "inbox_read",
         "is_looked_at",
         "is_new",
@@ -172,6 +173,7 @@ class ActiveRun:
         self.kept: dict[int, int] = {}  # step -> key of the attempt whose process waits for it
         self.taken: list[int] = []  # inbox entries taken in since the last commit
         self.inbox_read = 0  # the number of the last one
+        self.group: tuple[str, int] | None = None  # as in RunSubmitted
         self.turn: tuple[str | None, object] | None = None  # to run, where that is limited
         self.listeners: list[Listener] = []
         self.step_listeners: dict[str, list[Listener]] = {}

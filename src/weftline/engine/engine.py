@@ -71,6 +71,7 @@ from weftline.errors import (
     WorkflowRunningError,
 )
 from weftline.ports import (
+    INBOX_AT_ONCE,
     Attempt,
     Batch,
     Clock,
@@ -1034,6 +1035,7 @@ class Engine:
             return None
         active = ActiveRun(run_id, recorded.run, record.creation, record.epoch, record.last_seq)
         active.stored, active.is_owned = record.summary, True
+        active.group = recorded.run.group
         active.base_seq = record.summary.base_seq
         active.told_generation = recorded.run.generation
         recorded.run.ready.clear()
@@ -1047,7 +1049,10 @@ class Engine:
         self._look_at = self._clock.monotonic() + LOOK_S
         if not self._is_stopping:
             try:
-                for entry in self._journal.read_inbox(self.engine_id):
+                entries = self._journal.read_inbox(self.engine_id)
+                if len(entries) >= INBOX_AT_ONCE:
+                    self._look_at = 0.0  # there are more behind them
+                for entry in entries:
                     active = self._load(entry.run_id)
                     if active is not None and entry.number > active.inbox_read:
                         self._take_in(active, entry)
@@ -1096,7 +1101,7 @@ class Engine:
         for active in [*self._runs.values(), *self._parked.values()]:
             if active.turn is not None:
                 self._turns.give_back(active)
-                turns.take_anyway(active, active.run.group)
+                turns.take_anyway(active)
         self._turns = turns
         self._ask_for_turn_at = 0.0
 
@@ -1120,7 +1125,8 @@ class Engine:
         if self.drives(run_id) is not None:
             listener(Gone(WorkflowRunningError(f"run {run_id!r} is running", run_id)))
             return
-        is_pending = not self._turns.take(active, submission.group)
+        active.group = submission.group
+        is_pending = not self._turns.take(active)
         if is_pending and self._turns.is_full:
             text = (
                 f"run {run_id!r} was not accepted: as many workflows run and wait as"
@@ -1146,14 +1152,15 @@ class Engine:
             return
         active.takes = True
         active.stored, active.base_seq = record.summary, record.summary.base_seq
+        active.group = run.group
         active.listeners.append(listener)
         self._runs[run_id] = active
         was_open = run.is_open
         self._record(active, adopted)
         if not was_open and run.finished is not RunStatus.SUCCESSFUL:
-            self._record(active, RunResumed(is_pending=not self._turns.take(active, run.group)))
+            self._record(active, RunResumed(is_pending=not self._turns.take(active)))
         elif run.is_open and not run.is_pending and not run.is_at_rest:
-            self._turns.take_anyway(active, run.group)
+            self._turns.take_anyway(active)
         if run.is_pending:
             self._turns.pending.append(active)
             self._ask_for_turn_at = 0.0
@@ -1176,6 +1183,7 @@ class Engine:
         active.listeners.append(listener)
         active.forward, active.on_accepted = forward, on_accepted
         active.takes = True
+        self._turns.take_anyway(active)
         self._record(active, RunResumed())
         # Recorded as running, but handed back by its executor: it is to be started again.
         for step in active.run.steps:

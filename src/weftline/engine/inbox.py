@@ -44,4 +44,4 @@ def news_for(run: Run, entry: InboxEntry) -> NewsFor:
             return NewsFor(SignalReceived(signal.name, signal.value), signal.objects)
         case InboxKind.CALL:
             call = decode_json(entry.body, type=ActorCall)
-            return NewsFor(CallReceived(call.step), call.objects)
+            return NewsFor(CallReceived(call.steps, call.call), call.objects)

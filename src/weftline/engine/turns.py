@@ -32,10 +32,11 @@ class Turns:
         """Whether no other run may wait for its turn."""
         return self.max_pending is not None and len(self.pending) >= self.max_pending
 
-    def take(self, active: ActiveRun, group: tuple[str, int] | None) -> bool:
+    def take(self, active: ActiveRun) -> bool:
         """Give the run its turn if there is one for it."""
         if active.turn is not None:
             return True
+        group = active.group
         if group is not None and self._of_group.get(group[0], 0) >= group[1]:
             return False
         taken: object = None
@@ -43,14 +44,14 @@ class Turns:
             taken = self.share.take()
             if taken is None:
                 return False
-        self._note(active, group, taken)
+        self._note(active, taken)
         return True
 
-    def take_anyway(self, active: ActiveRun, group: tuple[str, int] | None) -> None:
+    def take_anyway(self, active: ActiveRun) -> None:
         """Count a run that runs already, also beyond the limits."""
         if active.turn is None:
             taken = None if self.share is None else self.share.take()
-            self._note(active, group, taken)
+            self._note(active, taken)
 
     def give_back(self, active: ActiveRun) -> bool:
         """The run needs its turn no more; whether another one may have it."""
@@ -69,7 +70,7 @@ class Turns:
     def next(self) -> ActiveRun | None:
         """The oldest waiting run that has its turn now; it is given it."""
         for active in list(self.pending):
-            if self.take(active, active.run.group):
+            if self.take(active):
                 self.pending.remove(active)
                 return active
         return None
@@ -79,7 +80,8 @@ class Turns:
         if active in self.pending:
             self.pending.remove(active)
 
-    def _note(self, active: ActiveRun, group: tuple[str, int] | None, taken: object) -> None:
+    def _note(self, active: ActiveRun, taken: object) -> None:
+        group = active.group
         active.turn = (None if group is None else group[0], taken)
         if group is not None:
             self._of_group[group[0]] = self._of_group.get(group[0], 0) + 1

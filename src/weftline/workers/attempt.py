@@ -1,4 +1,4 @@
-"""Carrying out one attempt: load, call, and pack what came of it. Used by children and inline."""
+"""Carrying out one attempt: load, call, and pack what came of it. Used wherever attempts run."""
 
 import sys
 from collections.abc import Coroutine
@@ -11,9 +11,11 @@ from msgspec.structs import replace
 from weftline.code.loads import load_function
 from weftline.codecs.arguments import load_arguments
 from weftline.codecs.exceptions import encode_error
+from weftline.codecs.references import ObjectRef, StepRef
 from weftline.codecs.values import decode, encode
-from weftline.core.graph import encode_pages
-from weftline.core.values import Error, Object
+from weftline.core.actions import PythonCall, Wait, WaitKind
+from weftline.core.graph import Graph, OuterInput, Step, encode_pages
+from weftline.core.values import Error, Object, Packed
 from weftline.errors import StorageFull
 from weftline.ports import ObjectStore
 from weftline.wire import Call, Outcome, Raised, Returned, ReturnedSteps, Unstored, pack_error
@@ -32,17 +34,30 @@ class Current(NamedTuple):
 
 _call: ContextVar[Call] = ContextVar("weftline-call")
 # Threads that a step starts have a context of their own; mostly there is one attempt in a process.
-_calls: list[Call] = []
+_calls: dict[int, Call] = {}
 
 
 def current() -> Current | None:
     """The attempt that the caller is part of; None outside of one."""
     call = _call.get(None)
     if call is None:
-        if len(_calls) != 1:
+        call = _only_call()
+        if call is None:
             return None
-        call = _calls[0]
     return Current(call.run_id, call.step, call.number, f"{call.run_id}/{call.step}")
+
+
+def _only_call() -> Call | None:
+    """The only attempt of this process, for a thread that does not know whose it is."""
+    # Attempts know their own, whichever thread they are in: the main thread is no part of one.
+    from threading import current_thread, main_thread
+
+    if len(_calls) != 1 or current_thread() is main_thread():
+        return None
+    try:
+        return next(iter(_calls.values()))
+    except (StopIteration, RuntimeError):  # it has just ended, or another one begun
+        return None
 
 
 def carry_out(
@@ -57,7 +72,7 @@ def carry_out(
 
     `took_s` and `log` of the outcome are for the caller to fill in.
     """
-    _calls.append(call)
+    _calls[id(call)] = call
     try:
         # In a context of its own, so that no attempt finds what another one left there.
         return copy_context().run(_carry_out, function, call, started_at, objects)
@@ -66,32 +81,133 @@ def carry_out(
     except BaseException as error:
         return _raised(error, call, started_at, objects)
     finally:
-        _calls.remove(call)
+        del _calls[id(call)]
 
 
 def _carry_out(function: Object, call: Call, started_at: float, objects: ObjectStore) -> Outcome:
     _call.set(call)
-    target = load_function(function, objects)
-    inputs = [decode(packed, objects) for packed in call.inputs]
-    args, kwargs = load_arguments(call.arguments, inputs, objects)
-    result = target(*args, **kwargs)
+    target, args, kwargs = _loaded(function, call, objects)
+    actor = getattr(target, "__weftline_actor__", None)
+    if actor is None:
+        result = target(*args, **kwargs)
+        if type(result) is CoroutineType:
+            result = _awaited(result)
+        return _packed(result, call, started_at, objects)
+    pair = actor(_state(call, objects), args, kwargs)
+    result, state = _awaited(pair) if type(pair) is CoroutineType else pair
     if type(result) is CoroutineType:
         result = _awaited(result)
+    return _packed(result, call, started_at, objects, (state,))
+
+
+async def listen(function: Object, call: Call, started_at: float, objects: ObjectStore) -> Outcome:
+    """As `carry_out`, in the running loop and the current task's context, which must be its own.
+
+    Being canceled counts as going wrong, too.
+    """
+    _calls[id(call)] = call
     try:
+        _call.set(call)
+        target, args, kwargs = _loaded(function, call, objects)
+        result = target(*args, **kwargs)
+        del args, kwargs
+        if type(result) is CoroutineType:
+            result = await result
         return _packed(result, call, started_at, objects)
+    except BaseException as error:
+        return _raised(error, call, started_at, objects)
+    finally:
+        del _calls[id(call)]
+
+
+def _loaded(
+    function: Object, call: Call, objects: ObjectStore
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    target = load_function(function, objects)
+    inputs = [decode(packed, objects) for packed in call.inputs]
+    return target, *load_arguments(call.arguments, inputs, objects)
+
+
+def _state(call: Call, objects: ObjectStore) -> Any:
+    return None if call.state is None else decode(call.state, objects)
+
+
+def _packed(
+    result: Any, call: Call, started_at: float, objects: ObjectStore, new: tuple[Any, ...] = ()
+) -> Outcome:
+    """What the function returned, as it is told; `new` has the actor's new state, if it is one's
+    method. Raises: what the values do."""
+    try:
+        state, needs = _packed_state(new, call, objects)
+        if isinstance(result, ObjectRef):  # it means its value, which is stored already
+            found = tuple(result.objects) + needs
+            return Returned(
+                call.key, started_at, 0.0, None, result.packed, None, found, None, state
+            )
+        graph_of = getattr(type(result), "__weftline_graph__", None)
+        if graph_of is not None:
+            graph, names = graph_of(result, objects, call.run_id)
+        elif isinstance(result, StepRef) and result.run_id == call.run_id:
+            graph, names = _value_of(result), ()
+        else:
+            return _packed_value(result, call, started_at, objects, state, needs)
+        name, pages = encode_pages(graph.steps)
+        found, stays = (*names, *needs), _stays(graph)
+        return ReturnedSteps(
+            call.key, started_at, 0.0, None, name, pages, graph.output, found, state, stays
+        )
     except StorageFull as error:
         return Unstored(call.key, started_at, 0.0, None, error.strerror or str(error))
 
 
-def _packed(result: Any, call: Call, started_at: float, objects: ObjectStore) -> Outcome:
-    """What the function returned, as it is told. Raises: StorageFull, and what the value does."""
-    graph_of = getattr(type(result), "__weftline_graph__", None)
-    if graph_of is None:
-        value, names, preview = encode(result, objects, f"the result of step {call.step!r}")
-        return Returned(call.key, started_at, 0.0, None, value, preview, names)
-    graph, names = graph_of(result, objects)
-    name, pages = encode_pages(graph.steps)
-    return ReturnedSteps(call.key, started_at, 0.0, None, name, pages, graph.output, names)
+def _value_of(ref: StepRef) -> Graph:
+    """A graph whose value is that of a step which the run has already."""
+    action = Wait(WaitKind.VALUE)
+    return Graph(
+        steps=[Step(name="value", action=action, inputs=(OuterInput(ref.number),))], output=0
+    )
+
+
+def _packed_value(
+    result: Any,
+    call: Call,
+    started_at: float,
+    objects: ObjectStore,
+    state: Packed | None,
+    needs: tuple[str, ...],
+) -> Returned:
+    label = f"the result of step {call.step!r}"
+    encoded = encode(result, objects, label, durable=not call.is_volatile)
+    return Returned(
+        call.key,
+        started_at,
+        0.0,
+        None,
+        encoded.packed,
+        encoded.preview,
+        encoded.objects + needs,
+        encoded.picture,
+        state,
+        encoded.is_volatile,
+    )
+
+
+def _packed_state(
+    new: tuple[Any, ...], call: Call, objects: ObjectStore
+) -> tuple[Packed | None, tuple[str, ...]]:
+    if not new:
+        return None, ()
+    encoded = encode(new[0], objects, f"the state that step {call.step!r} leaves")
+    return encoded.packed, encoded.objects
+
+
+def _stays(graph: Graph) -> bool:
+    """Whether this process is to carry out the output step of what was returned, too."""
+    if isinstance(graph.output, list):
+        return False
+    step = graph.steps[graph.output]
+    is_call = isinstance(step.action, PythonCall) and not step.action.listens
+    return step.policy.inplace and is_call and not step.inputs and not step.needs
 
 
 def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -11,7 +11,6 @@ import fcntl
 import importlib
 import mmap
 import os
-import select
 import sys
 import types
 from _thread import allocate_lock, start_new_thread
@@ -22,30 +21,22 @@ from time import monotonic, sleep, time
 from typing import TextIO, cast
 
 from weftline.core.events import LogRange
-from weftline.core.values import Error
 from weftline.ports import ObjectStore
 from weftline.version import __version__
 from weftline.wire import (
     CHANNEL_FD,
-    HEADER,
-    MAX_FRAME_BYTES,
     PAGE,
     PAGE_BYTES,
     PAGE_FD,
     Call,
-    FromChild,
     Hello,
     NotBegun,
     Outcome,
-    Outcomes,
-    Raised,
     Ready,
     Work,
-    decode_to_child,
-    frame,
-    pack_error,
 )
 from weftline.workers.attempt import carry_out
+from weftline.workers.channel import Channel
 
 MAX_UNSENT_AGE_S = 0.001
 MAX_UNSENT = 32
@@ -65,7 +56,7 @@ def main(parent: int) -> None:
     os.set_inheritable(CHANNEL_FD, False)
     page = mmap.mmap(PAGE_FD, PAGE_BYTES)
     os.close(PAGE_FD)
-    channel = _Channel()
+    channel = Channel()
     channel.send(Ready(__version__, sys.executable))
     first = channel.receive()
     if not first:
@@ -75,10 +66,18 @@ def main(parent: int) -> None:
     lock = os.open(hello.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     _settle_in(hello)
-    worker = _Worker(channel, page, _open_objects(hello), hello.worker)
-    worker.run(cast(list[Work], first))
-    for stream in (sys.stdout, sys.stderr):
-        _flush(stream)
+    objects = _open_objects(hello)
+    if hello.listens:
+        # It needs asyncio, which takes 60 ms and 5 MB that others never miss.
+        from weftline.workers.listener import listen_to
+
+        if not listen_to(channel, first, objects):
+            flush_output()
+            os._exit(0)
+    else:
+        worker = _Worker(channel, page, objects, hello.worker)
+        worker.run(cast(list[Work], first))
+    flush_output()
 
 
 def _die_with(parent: int) -> None:
@@ -121,9 +120,7 @@ def _open_objects(hello: Hello) -> ObjectStore:
 class _Worker:
     """Carries out calls, and sends what came of them."""
 
-    def __init__(
-        self, channel: "_Channel", page: mmap.mmap, objects: ObjectStore, name: str
-    ) -> None:
+    def __init__(self, channel: Channel, page: mmap.mmap, objects: ObjectStore, name: str) -> None:
         self._channel, self._page, self._objects, self._name = channel, page, objects, name
         self._pid, self._folder = os.getpid(), os.getcwd()
         self._calls: deque[tuple[Work, Call]] = deque()
@@ -241,22 +238,7 @@ class _Worker:
         """Send what has not been sent; the mutex is held."""
         outcomes, self._unsent = self._unsent, []
         if outcomes:
-            try:
-                self._channel.send(Outcomes(outcomes))
-            except OverflowError:
-                for outcome in outcomes:
-                    self._send_alone(outcome)
-
-    def _send_alone(self, outcome: Outcome | NotBegun) -> None:
-        try:
-            self._channel.send(Outcomes([outcome]))
-        except OverflowError:
-            assert not isinstance(outcome, NotBegun)
-            text = f"what the step returned takes more than {MAX_FRAME_BYTES} bytes to tell"
-            error = pack_error(Error("OverflowError", text))
-            key, at, took = outcome.key, outcome.started_at, outcome.took_s
-            raised = Raised(key, at, took, outcome.log, error, False, ())
-            self._channel.send(Outcomes([raised]))
+            self._channel.send_outcomes(outcomes)
 
     # -- the watching thread --------------------------------------------------------------------
 
@@ -317,64 +299,18 @@ class _Worker:
                     self._calls.extend([(work, call) for call in work.calls])
 
 
-class _Channel:
-    """The child's end of the socket pair."""
-
-    def __init__(self) -> None:
-        self._partial = bytearray()
-
-    def send(self, message: FromChild) -> None:
-        rest = memoryview(frame(message))
-        while rest:
-            try:
-                rest = rest[os.write(CHANNEL_FD, rest) :]
-            except (BrokenPipeError, ConnectionResetError):
-                os._exit(1)  # the engine is gone
-
-    def receive(self) -> list[Hello | Work]:
-        """The frames that come next, at least one; none when the engine has hung up."""
-        while True:
-            frames = self.receive_some()
-            if frames is None:
-                return []
-            if frames:
-                return frames
-
-    def receive_some(self) -> list[Hello | Work] | None:
-        """The frames that one read completes; None when the engine has hung up."""
-        try:
-            content: bytes | bytearray = os.read(CHANNEL_FD, 1 << 18)
-        except ConnectionResetError:
-            return None
-        if not content:
-            return None
-        if self._partial:
-            self._partial += content
-            content = self._partial
-        frames: list[Hello | Work] = []
-        view, at = memoryview(content), 0
-        while len(content) - at >= HEADER.size:
-            end = at + HEADER.size + HEADER.unpack_from(content, at)[0]
-            if end > len(content):
-                break
-            frames.append(decode_to_child(view[at + HEADER.size : end]))
-            at = end
-        if frames or not self._partial:
-            self._partial = bytearray(view[at:])
-        return frames
-
-    def wait_readable(self) -> None:
-        poll = select.poll()
-        poll.register(CHANNEL_FD, select.POLLIN)
-        poll.poll()
-
-
 def _output_ends(before: tuple[int, int]) -> tuple[int, int]:
     """How far the files of stdout and stderr reach."""
     try:
         return os.lseek(1, 0, os.SEEK_END), os.lseek(2, 0, os.SEEK_END)
     except OSError:  # a step closed one, or put a pipe in its place
         return before
+
+
+def flush_output() -> None:
+    """Have in the files what was printed so far."""
+    for stream in (sys.stdout, sys.stderr):
+        _flush(stream)
 
 
 def _flush(stream: TextIO) -> None:

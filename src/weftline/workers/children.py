@@ -22,10 +22,12 @@ from weftline.core.policy import Placement
 from weftline.core.values import Error
 from weftline.ports import (
     Attempt,
+    Extended,
     Failed,
     GivenBack,
     Lane,
     Lost,
+    Outgrown,
     Printed,
     Refused,
     Report,
@@ -44,7 +46,9 @@ from weftline.wire import (
     frame,
 )
 from weftline.workers.lanes import Kind, Lanes
+from weftline.workers.listeners import Listener, Listeners
 from weftline.workers.logs import PART_BYTES, STREAMS
+from weftline.workers.memory import Sessions
 from weftline.workers.outcomes import call_of, report_of
 from weftline.workers.pool import SURPLUS_AFTER_S, Child, Group, Pool, Sort
 from weftline.workers.slots import Slots
@@ -56,6 +60,8 @@ ASK_AGAIN_S = 0.1
 """How often GPUs and resources are looked for that another process may have."""
 
 STARTED_AFTER_S = 0.1
+MEMORY_LOOK_S = 0.05
+"""How often it is looked how much memory an attempt has that may not have any amount."""
 LOOK_S = 0.1
 """How often a long attempt's output is looked for when it is wanted as it comes."""
 SLOW_LOOK_S = 1.0
@@ -99,6 +105,11 @@ class Children:
         self._pool = Pool(home, engine, (objects_factory, objects_root), variables or {}, few)
         self._pool.epoll.register(self._alarm, select.EPOLLIN)
         self._lanes = Lanes(slots)
+        self._listeners = Listeners(
+            self._pool, self._begin_listener, self._send_frame, self._check_within
+        )
+        self._sessions = Sessions()
+        self._keepers: dict[int, Child] = {}  # by the attempts whose next step they wait for
         self._reports: list[Report] = []
         self._deaths: dict[Environment, int] = {}
         self._checks: list[tuple[float, int, Child]] = []
@@ -116,8 +127,10 @@ class Children:
         return self._slots.check(placement)
 
     def room(self, lane: Lane) -> int:
+        if lane.listens:
+            return self._listeners.room(lane)
         kind = self._lanes.kind_of(lane)
-        depth, free = kind.pace.depth(), self._free(kind.group)
+        depth, free = kind.depth(), self._free(kind.group)
         total = free * depth
         if self._must_make_way(kind):
             assert self._hungry is not None
@@ -132,8 +145,16 @@ class Children:
         return total
 
     def start(self, lane: Lane, attempts: list[Attempt]) -> None:
+        if lane.listens:
+            at = len(self._reports)
+            self._reports[at:at] = self._listeners.start(lane, attempts)
+            return
+        if self._keepers:
+            attempts = [each for each in attempts if not self._start_beside(lane, each)]
+            if not attempts:
+                return
         kind = self._lanes.kind_of(lane)
-        depth = kind.pace.depth()
+        depth = kind.depth()
         reported = len(self._reports)
         takers = [] if self._must_make_way(kind) else kind.takers(depth)
         takers.sort(key=lambda child: -len(child.outstanding))
@@ -147,12 +168,21 @@ class Children:
             has = len(child.outstanding)
             level = min(depth, -(-(len(attempts) - at + held) // takers_left))
             if level > has:
-                self._send(child, attempts[at : at + level - has])
+                self._send(child, attempts[at : at + level - has], kind.group.memory)
                 at += level - has
             held -= has
             takers_left -= 1
         # What could not be started is told before why, if the environment was refused.
         self._reports[reported:reported] = [GivenBack(key=each.key) for each in attempts[at:]]
+
+    def _start_beside(self, lane: Lane, attempt: Attempt) -> bool:
+        """Send it to the child that was kept for it; False when there is none (any more)."""
+        child = None if attempt.beside is None else self._keepers.pop(attempt.beside, None)
+        if child is None or attempt.beside is None:
+            return False
+        child.kept.discard(attempt.beside)
+        self._send(child, [attempt], lane.placement.memory)
+        return True
 
     def _free(self, group: Group) -> int:
         """How many more children could be given attempts of this group."""
@@ -195,7 +225,7 @@ class Children:
             if grant is None:
                 break
             sort = group.environment, group.variables, grant.devices
-            child = self._pool.find_idle(sort) or self._begin(sort)
+            child = self._find_idle(sort, group.memory) or self._begin(sort)
             if child is None:
                 self._slots.release(grant)
                 break
@@ -205,16 +235,28 @@ class Children:
             found.append(child)
         return found
 
-    def _send(self, child: Child, attempts: list[Attempt]) -> None:
+    def _find_idle(self, sort: Sort, memory: int) -> Child | None:
+        """An idle child; where memory is limited one that does not have half of it already."""
+        while (child := self._pool.find_idle(sort)) is not None:
+            if not memory or sum(self._sessions.resident(child.process.pid).values()) <= memory / 2:
+                break
+            self._pool.retire(child)
+            self._check_within(child, EXIT_WITHIN_S)
+        return child
+
+    def _send(self, child: Child, attempts: list[Attempt], memory: int = 0) -> None:
         if child.outstanding or len(attempts) > 1:
             child.is_watched = True
         for attempt in attempts:
             child.outstanding[attempt.key] = attempt
+            if memory:
+                child.limits[attempt.key] = memory
         self._send_frame(child, attempts)
-        self._check_within(child, _first_look_s(attempts))
+        first_look_s = _first_look_s(attempts)
+        self._check_within(child, min(first_look_s, MEMORY_LOOK_S) if memory else first_look_s)
 
     def _send_frame(self, child: Child, attempts: list[Attempt]) -> None:
-        calls = [call_of(attempt) for attempt in attempts]
+        calls = [call_of(each, each.timeout_s if child.listens else None) for each in attempts]
         try:
             content = frame(Work(attempts[0].call.function, calls, child.is_watched))
         except OverflowError:
@@ -236,7 +278,7 @@ class Children:
         error = Error("weftline.errors.WeftlineError", text)
         self._reports.append(Failed(key=attempt.key, error=error, retryable=False))
         if not child.outstanding:
-            self._set_idle(child)
+            self._rest(child)
 
     # -- hearing of them ------------------------------------------------------------------------
 
@@ -302,8 +344,10 @@ class Children:
             for message in messages or ():
                 if isinstance(message, Outcomes):
                     self._settle(child, message.outcomes)
-                else:
+                elif isinstance(message, Ready):
                     self._welcome(child, message)
+                elif isinstance(child, Listener):
+                    self._listeners.note_answer(child)
         except msgspec.DecodeError:
             child.reason = "it sent what cannot be read: a step has written into its connection"
             child.process.is_ended = True
@@ -315,6 +359,8 @@ class Children:
         if child.is_ending:
             return
         child.is_ready = True
+        if isinstance(child, Listener):
+            self._listeners.welcome(child)
         self._check_within(child, _first_look_s(child.outstanding.values()))
         if ready.version != self._version:
             self._refuse(
@@ -331,6 +377,9 @@ class Children:
         if not child.has_spoken:
             child.has_spoken = True
             self._deaths.pop(child.environment, None)
+        if isinstance(child, Listener):
+            reports += self._listeners.settle(child, outcomes)
+            return
         for outcome in outcomes:
             attempt = outstanding.pop(outcome.key, None)
             if attempt is None:  # it was killed, or given up, meanwhile
@@ -343,9 +392,13 @@ class Children:
                 self._note_output(child, attempt, outcome.log)
             if outcome.took_s:
                 pace_of(attempt.call.function.hash).learn(outcome.took_s)
-            reports.append(report_of(outcome, worker))
+            report = report_of(outcome, worker, may_stay=not child.is_ending)
+            if isinstance(report, Extended) and report.stays:
+                child.kept.add(report.key)
+                self._keepers[report.key] = child
+            reports.append(report)
         if not outstanding:
-            self._set_idle(child)
+            self._rest(child)
             return
         if child.is_stuck:
             running = next(iter(outstanding.values()))
@@ -353,8 +406,10 @@ class Children:
         if child.check_at == _NEVER:
             self._check_within(child, STARTED_AFTER_S)
 
-    def _set_idle(self, child: Child) -> None:
-        if child.grant is None:
+    def _rest(self, child: Child) -> None:
+        """It has nothing to do: it is idle, unless it is kept for a certain attempt."""
+        child.limits.clear()
+        if child.grant is None or child.kept:
             return
         self._release(child)
         child.is_watched = child.is_stuck = False
@@ -428,6 +483,8 @@ class Children:
                 child.reason = f"its interpreter was not ready after {READY_WITHIN_S:g} s"
                 child.process.kill()
             return READY_WITHIN_S
+        if isinstance(child, Listener):
+            return self._listeners.check(child, now)
         if child.grant is None:
             return self._check_idle(child, now - child.since)
         return self._check_attempts(child, now)
@@ -453,10 +510,26 @@ class Children:
             again_s = self._look_at(child, attempt, running, age_s)
             if limit is not None:
                 again_s = min(again_s, limit - age_s)
+            if attempt.key in child.limits:
+                again_s = min(again_s, self._look_at_memory(child, attempt))
         for other in child.outstanding.values():
-            if other is not attempt and other.timeout_s is not None:
-                again_s = min(again_s, other.timeout_s)
+            if other is not attempt:
+                has_limit = other.key in child.limits
+                within_s = MEMORY_LOOK_S if has_limit else other.timeout_s or again_s
+                again_s = min(again_s, within_s)
         return again_s
+
+    def _look_at_memory(self, child: Child, attempt: Attempt) -> float:
+        """See that it has not outgrown its limit. Returns: seconds until the next look."""
+        session = child.process.pid
+        resident = self._sessions.excess(session, child.limits[attempt.key])
+        if not resident:
+            return MEMORY_LOOK_S
+        self._expire(child, attempt)
+        if attempt is child.expired:
+            child.resident = resident
+            self._sessions.kill(session)
+        return EXIT_WITHIN_S if child.is_ending else STARTED_AFTER_S
 
     def _look_at(self, child: Child, attempt: Attempt, running: Running, age_s: float) -> float:
         """Tell what is to be told of an attempt while it runs. Returns: seconds until the next."""
@@ -490,9 +563,16 @@ class Children:
             self._reports = [
                 each for each in self._reports if isinstance(each, Refused) or each.key not in keys
             ]
+        for key in keys & self._keepers.keys():
+            keeper = self._keepers.pop(key)
+            keeper.kept.discard(key)
+            if not keeper.outstanding:
+                self._rest(keeper)
         for child in self._pool.children:
             hit = child.outstanding.keys() & keys
-            if hit:
+            if hit and isinstance(child, Listener):
+                self._listeners.cancel(child, hit)
+            elif hit:
                 for key in hit:
                     del child.outstanding[key]
                 self._pool.kill(child)
@@ -517,7 +597,7 @@ class Children:
         while self._read(child):
             pass
         reason = child.reason or how
-        had_attempts = bool(child.outstanding)
+        had_attempts = bool(child.outstanding) and not child.listens
         has_lost = self._report_losses(child, reason, was_ending)
         says_nothing = not child.is_ready or (had_attempts and not has_lost)
         if says_nothing and not was_ending and not child.has_spoken:
@@ -527,11 +607,17 @@ class Children:
                 f"children started with the interpreter {child.environment.python} end before they"
                 f" can carry anything out: {reason}" + (f", saying: {said}" if said else ""),
             )
+        for key in child.kept:
+            del self._keepers[key]
+        child.kept.clear()
         self._release(child)
         self._pool.remove(child)
 
     def _report_losses(self, child: Child, reason: str, was_ending: bool) -> bool:
         """Report on the attempts of a dead child; whether one was lost."""
+        if isinstance(child, Listener):
+            self._reports += self._listeners.bury(child, reason, was_ending=was_ending)
+            return False
         running = child.process.running()
         has_lost = False
         for key, attempt in child.outstanding.items():
@@ -548,7 +634,16 @@ class Children:
             if log is not None:
                 self._note_output(child, attempt, log)
             end: Report
-            if is_expired:
+            if is_expired and child.resident:
+                end = Outgrown(
+                    key=key,
+                    started_at=at,
+                    worker=child.name,
+                    log=log,
+                    limit=child.limits[key],
+                    resident=child.resident,
+                )
+            elif is_expired:
                 limit = attempt.timeout_s or 0.0
                 end = TimedOut(key=key, started_at=at, worker=child.name, log=log, after_s=limit)
             else:
@@ -562,20 +657,31 @@ class Children:
 
     def _begin(self, sort: Sort) -> Child | None:
         """A new child; None when it cannot be started."""
-        environment = sort[0]
         try:
             child = self._pool.start(sort)
-            for other in self._pool.children:
-                if other.is_ending:  # it may have made way just now, and may not come to its end
-                    self._check_within(other, EXIT_WITHIN_S)
-            return child
         except OSError as error:
-            reason = f"a child with the interpreter {environment.python} cannot be started: {error}"
-            if isinstance(error, _CANNOT_RUN) or error.errno == ENOEXEC:
-                self._refuse(environment, reason)
-            else:
-                self._note_death(environment, reason)
-        return None
+            self._note_failure(sort[0], error)
+            return None
+        for other in self._pool.children:
+            if other.is_ending:  # it may have made way just now, and may not come to its end
+                self._check_within(other, EXIT_WITHIN_S)
+        return child
+
+    def _begin_listener(self, sort: Sort) -> Listener | None:
+        """A new listener; None when it cannot be started."""
+        try:
+            return self._pool.start_beside(sort, Listener)
+        except OSError as error:
+            self._note_failure(sort[0], error)
+            return None
+
+    def _note_failure(self, environment: Environment, error: OSError) -> None:
+        """A child could not be started."""
+        reason = f"a child with the interpreter {environment.python} cannot be started: {error}"
+        if isinstance(error, _CANNOT_RUN) or error.errno == ENOEXEC:
+            self._refuse(environment, reason)
+        else:
+            self._note_death(environment, reason)
 
     def _note_death(self, environment: Environment, reason: str) -> None:
         """A child ended without a sign of life, or could not begin."""

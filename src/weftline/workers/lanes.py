@@ -50,6 +50,11 @@ class Kind:
         self.refusals = 0
         """How often there was no room since it was last given some."""
 
+    def depth(self) -> int:
+        """How many attempts a child may have at once; with a limit of memory always one, so that
+        it is clear whose the memory is."""
+        return 1 if self.group.memory else self.pace.depth()
+
     def takers(self, depth: int) -> list[Child]:
         """Busy children that would take more of these attempts behind what they have."""
         if depth == 1:
@@ -58,7 +63,7 @@ class Kind:
         return [
             child
             for child in self.group.busy
-            if child.is_watched and not child.is_stuck and len(child.outstanding) <= half
+            if child.is_watched and len(child.outstanding) <= half and not child.is_closed
         ]
 
 
@@ -88,8 +93,7 @@ class Lanes:
         key = lane.environment, lane.placement
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(
-                lane.environment, lane.placement.env_vars, self._slots.ask(lane.placement)
-            )
+            ask = self._slots.ask(lane.placement)
+            group = self._groups[key] = Group(lane.environment, lane.placement, ask)
         kind = self._kinds[lane] = Kind(group, self.pace_of(lane.function))
         return kind

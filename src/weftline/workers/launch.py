@@ -19,8 +19,7 @@ from weftline.wire import (
     MAX_FRAME_BYTES,
     PAGE_BYTES,
     PAGE_FD,
-    Outcomes,
-    Ready,
+    FromChild,
     Running,
     decode_from_child,
     read_page,
@@ -121,7 +120,7 @@ class Process:
             else:
                 self._unsent[0] = content[sent:]
 
-    def receive(self, buffer: memoryview) -> list[Ready | Outcomes] | None:
+    def receive(self, buffer: memoryview) -> list[FromChild] | None:
         """What one read, through `buffer`, completes; None when there was nothing to read.
 
         Raises: msgspec.DecodeError.
@@ -142,7 +141,7 @@ class Process:
             if len(partial) < HEADER.size or len(partial) < _frame_size(partial, 0):
                 return []
             content = memoryview(partial)
-        found: list[Ready | Outcomes] = []
+        found: list[FromChild] = []
         at, size = 0, len(content)
         while size - at >= HEADER.size:
             end = at + _frame_size(content, at)

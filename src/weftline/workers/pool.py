@@ -7,8 +7,10 @@ import select
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from weftline.core.environment import Environment
+from weftline.core.policy import Placement
 from weftline.ports import Attempt
 from weftline.wire import MARKER, Hello, frame
 from weftline.workers.launch import Process
@@ -28,15 +30,16 @@ Sort = tuple[Environment, tuple[tuple[str, str], ...], tuple[str, ...]]
 class Group:
     """Attempts that the same children can carry out one after the other."""
 
-    def __init__(
-        self, environment: Environment, variables: tuple[tuple[str, str], ...], ask: Ask
-    ) -> None:
-        self.environment, self.variables, self.ask = environment, variables, ask
+    def __init__(self, environment: Environment, placement: Placement, ask: Ask) -> None:
+        self.environment, self.variables, self.ask = environment, placement.env_vars, ask
+        self.memory = placement.memory
         self.busy: list[Child] = []
 
 
 class Child:
     """A child, and what it has to do."""
+
+    listens = False
 
     def __init__(self, process: Process, name: str, sort: Sort, lock_path: Path) -> None:
         self.process, self.name, self.sort, self.lock_path = process, name, sort, lock_path
@@ -56,7 +59,13 @@ class Child:
         self.is_ending = False
         """Whether it was told to end: nothing that happens to it is anybody's fault."""
         self.expired: Attempt | None = None
-        """The attempt for which it was ended, because that took too long."""
+        """The attempt for which it was ended, because that took too long, or too much memory."""
+        self.limits: dict[int, int] = {}
+        """How much memory attempts may have resident, by key, where there is a limit."""
+        self.resident = 0
+        """How much there was when it was ended, if that was too much and not the time."""
+        self.kept: set[int] = set()
+        """Attempts that returned a step which is to be carried out in this child."""
         self.reason: str | None = None
         """Why it had to be ended, if not because of what it was told."""
         self.check_at = math.inf
@@ -66,12 +75,20 @@ class Child:
         """How far the output of an attempt was passed on: its key, and offsets by stream."""
 
     @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is to be sent behind what it has."""
+        return self.is_stuck or bool(self.kept)
+
+    @property
     def environment(self) -> Environment:
         return self.sort[0]
 
     @property
     def logs(self) -> Logs:
         return self.process.logs
+
+
+C = TypeVar("C", bound=Child)
 
 
 class Pool:
@@ -98,11 +115,16 @@ class Pool:
         self._logs = LogFolder(home / "logs")
         self._idle: dict[Sort, list[Child]] = {}
         self._last_number = 0
+        self._besides = 0
+
+    @property
+    def _counted(self) -> int:
+        return len(self.children) - self._besides
 
     @property
     def room(self) -> int:
         """How many more children could be busy."""
-        return MAX_CHILDREN - len(self.children) + self.idle_count
+        return MAX_CHILDREN - self._counted + self.idle_count
 
     def listening_at(self, fd: int) -> Child | None:
         """The child with this socket or process descriptor."""
@@ -155,8 +177,15 @@ class Pool:
 
     def start(self, sort: Sort) -> Child:
         """A new child, in place of idle ones where there are many. Raises: OSError."""
-        environment, variables, devices = sort
         self._make_place(sort)
+        return self._start(sort, Child)
+
+    def start_beside(self, sort: Sort, kind: type[C]) -> C:
+        """A new child that is counted with no others. Raises: OSError."""
+        return self._start(sort, kind)
+
+    def _start(self, sort: Sort, kind: type[C]) -> C:
+        environment, variables, devices = sort
         self._last_number += 1
         number = self._last_number
         name = f"{self._engine}.{number}"
@@ -169,8 +198,8 @@ class Pool:
         }
         if devices:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-        paths = dict(variables).get("PYTHONPATH", "").split(os.pathsep)
-        sys_path = [*filter(None, paths), *environment.sys_path]
+        extra = dict(variables).get("PYTHONPATH", "").split(os.pathsep)
+        sys_path = [*filter(None, extra), *environment.sys_path]
         logs = self._logs.open(name)
         try:
             process = Process(environment.python, sys_path, env, logs)
@@ -178,13 +207,15 @@ class Pool:
             logs.close()
             raise
         lock_path = self._engines / f"{self._engine}.child-{number}"
-        child = Child(process, name, sort, lock_path)
+        child = kind(process, name, sort, lock_path)
         self.children.append(child)
+        self._besides += child.listens
         for fd in (process.socket.fileno(), process.pidfd):
             if fd >= 0:
                 self._by_fd[fd] = child
                 self.epoll.register(fd, select.EPOLLIN)
-        hello = Hello(environment.cwd, str(self._home), *self._objects, name, str(lock_path))
+        paths = str(self._home), *self._objects
+        hello = Hello(environment.cwd, *paths, name, str(lock_path), child.listens)
         self.send(child, frame(hello))
         return child
 
@@ -192,14 +223,15 @@ class Pool:
         """End idle children of other sorts: too many, or on GPUs that a new one is to have."""
         others = [child for other, idle in self._idle.items() if other != sort for child in idle]
         others.sort(key=lambda child: child.since)
-        lasting = sum(not child.is_ending for child in self.children)
+        lasting = sum(not (child.is_ending or child.listens) for child in self.children)
         devices = set(sort[2])
         for child in others:
             if lasting >= self.few or not devices.isdisjoint(child.sort[2]):
                 self.retire(child)
                 lasting -= 1
-        while len(self.children) >= MAX_CHILDREN:
-            self._end_now(next(child for child in self.children if child.grant is None))
+        while self._counted >= MAX_CHILDREN:
+            useless = (child for child in self.children if child.grant is None)
+            self._end_now(next(child for child in useless if not child.listens))
 
     # -- ending ---------------------------------------------------------------------------------
 
@@ -221,6 +253,7 @@ class Pool:
         """Forget a dead child that was reaped, and let go of all that belongs to it."""
         self.remove_idle(child)
         self.children.remove(child)
+        self._besides -= child.listens
         child.check_at = math.inf
         for fd in (child.process.socket.fileno(), child.process.pidfd):
             self.stop_listening(child, fd)

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
@@ -46,14 +46,17 @@ class _Connection:
 class HomeDatabase:
     """The database of one home, made when it is first used. May be used by any thread.
 
-    `max_pages` caps it at so many pages of 4 KiB. Errors of SQLite come out of `reading` and
+    `max_pages` caps it at so many pages of 4 KiB. With `is_read_only` nothing is made, brought up
+    to date or otherwise changed, also by closing it. Errors of SQLite come out of `reading` and
     `writing` as StorageFull and StorageError, with the file's name and what to do.
     """
 
-    def __init__(self, home: Path, max_pages: int | None = None) -> None:
+    def __init__(
+        self, home: Path, max_pages: int | None = None, *, is_read_only: bool = False
+    ) -> None:
         self.home = Path(os.path.realpath(home))
         self.path = self.home / "weftline.db"
-        self._max_pages = max_pages
+        self._max_pages, self._is_read_only = max_pages, is_read_only
         self._is_closed = False
         self._is_lost = False
         self._start()
@@ -80,6 +83,8 @@ class HomeDatabase:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """The same, while nobody else writes."""
+        if self._is_read_only:
+            raise StorageError(f"{self.path} was opened for reading only")
         connection = self._connection()
         writer = self._writer
         if writer is None:
@@ -97,16 +102,15 @@ class HomeDatabase:
             self._is_closed = True
             self._local = threading.local()
             writer = self._writer
-            if writer is None:
-                return
             self._writer = None
             # The last connection of all folds the log into the database, which is writing.
-            with writer:
+            with writer or nullcontext():
                 while self._connections:
                     connection = self._connections.pop()
                     with connection.lock:
                         connection.database.close()
-            writer.close()
+            if writer is not None:
+                writer.close()
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -128,24 +132,10 @@ class HomeDatabase:
                 "start processes by spawn instead"
             )
         try:
-            writer = self._writer
-            if writer is None:
-                make_home(self.home)
-                writer = self._writer = writer_lock(self.home / "writer.lock")
-            if not self.path.exists():
-                with writer:
-                    if not self.path.exists():
-                        self._create()
-            connection = _Connection(_connect(self.path))
-            try:
-                connection.database.executescript(settings(self._max_pages))
-                if _version(connection.database) != _migrations()[-1][0]:
-                    with writer:
-                        self._migrate(connection.database)
-                self._check_file()
-            except BaseException:
-                connection.database.close()
-                raise
+            if self._is_read_only:
+                connection = _Connection(_connect(self.path, "ro"))
+            else:
+                connection = self._open_for_writing()
         except sqlite3.Error as error:
             raise self._translated(error) from error
         except OSError as error:
@@ -155,6 +145,27 @@ class HomeDatabase:
             self._connections.remove(other)
             other.database.close()
         self._connections.append(connection)
+        return connection
+
+    def _open_for_writing(self) -> _Connection:
+        writer = self._writer
+        if writer is None:
+            make_home(self.home)
+            writer = self._writer = writer_lock(self.home / "writer.lock")
+        if not self.path.exists():
+            with writer:
+                if not self.path.exists():
+                    self._create()
+        connection = _Connection(_connect(self.path))
+        try:
+            connection.database.executescript(settings(self._max_pages))
+            if _version(connection.database) != newest_schema():
+                with writer:
+                    self._migrate(connection.database)
+            self._check_file()
+        except BaseException:
+            connection.database.close()
+            raise
         return connection
 
     def _create(self) -> None:
@@ -178,7 +189,7 @@ class HomeDatabase:
 
         Raises: NewerHome if there are some that this release does not know.
         """
-        found, known = _version(database), _migrations()[-1][0]
+        found, known = _version(database), newest_schema()
         if found > known:
             raise NewerHome(
                 f"{self.path} was written by a newer Weftline (schema {found}; this release "
@@ -280,10 +291,10 @@ def make_home(home: Path) -> None:
         _flush(home.parent)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     """A connection to a file that is there already, committing only when told to."""
     return sqlite3.connect(
-        f"file:{quote(os.fsencode(path))}?mode=rw",
+        f"file:{quote(os.fsencode(path))}?mode={mode}",
         uri=True,
         timeout=_BUSY_TIMEOUT_S,
         isolation_level=None,
@@ -293,6 +304,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _version(database: sqlite3.Connection) -> int:
     return int(database.execute(SCHEMA_VERSION).fetchone()[0])
+
+
+def newest_schema() -> int:
+    """The number of the newest migration that this release knows."""
+    return _migrations()[-1][0]
 
 
 @cache

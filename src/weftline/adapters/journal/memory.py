@@ -11,6 +11,7 @@ from weftline.core.events import RunStatus
 from weftline.errors import StorageError
 from weftline.ports import (
     FROM_BASE,
+    INBOX_AT_ONCE,
     Batch,
     Creation,
     Entry,
@@ -126,7 +127,8 @@ class MemoryJournal:
 
     def read_inbox(self, engine: str) -> list[InboxEntry]:
         with self._lock:
-            return [each for each in self._inbox if self._owner(each.run_id) == engine]
+            found = [each for each in self._inbox if self._owner(each.run_id) == engine]
+            return found[:INBOX_AT_ONCE]
 
     def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:
         with self._lock:

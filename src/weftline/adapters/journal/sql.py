@@ -4,6 +4,8 @@ The tables are in `migrations/`. Statements are whole and constant, so that each
 for every connection.
 """
 
+from weftline.ports import INBOX_AT_ONCE
+
 BEGIN_WRITE = "BEGIN IMMEDIATE"
 """Start a transaction that writes, waiting for nobody later on."""
 
@@ -131,6 +133,38 @@ DELETE FROM graphs WHERE hash = ?1 AND NOT EXISTS (SELECT 1 FROM run_graphs WHER
 """
 """Remove a graph that no run names."""
 
+# -- checking -----------------------------------------------------------------------------------
+
+QUICK_CHECK = "PRAGMA quick_check"
+"""Look through all pages of the database: `ok`, or what is wrong, a line each."""
+
+INTEGRITY_CHECK = "PRAGMA integrity_check"
+"""The same, and compare each index with its table."""
+
+LIST_GAPS = """
+SELECT runs.run_id, last_seq, COUNT(seq), COALESCE(MIN(seq), 0), COALESCE(MAX(seq), 0)
+FROM (SELECT run_id, last_seq FROM runs ORDER BY created_at DESC, number DESC LIMIT ?) AS runs
+LEFT JOIN events ON events.run_id = runs.run_id
+GROUP BY runs.run_id
+HAVING MAX(seq) IS NOT last_seq OR COUNT(seq) != MAX(seq) - MIN(seq) + 1 OR MIN(seq) != 1
+"""
+"""Of the newest runs, those whose events are not numbered from 1 to the last one."""
+
+LIST_MISSING_GRAPHS = """
+SELECT run_id, hash FROM run_graphs
+WHERE NOT EXISTS (SELECT 1 FROM graphs WHERE graphs.hash = run_graphs.hash)
+"""
+"""Graphs that runs name and that are not there."""
+
+LIST_OBJECTS = "SELECT hash, MIN(run_id), COUNT(*) FROM run_objects GROUP BY hash"
+"""Each object that is held, with one of the runs that hold it, and how many there are."""
+
+LIST_OWNERLESS = """
+SELECT run_id, 'events' FROM events GROUP BY run_id
+HAVING NOT EXISTS (SELECT 1 FROM runs WHERE runs.run_id = events.run_id)
+"""
+"""Runs of which there are events and no row."""
+
 # -- reading ------------------------------------------------------------------------------------
 
 _RUN = """
@@ -143,10 +177,10 @@ FROM runs
 OWNER = "SELECT engine FROM runs WHERE run_id = ?"
 """Who drives a run."""
 
-READ_INBOX = """
+READ_INBOX = f"""
 SELECT inbox.number, run_id, kind, body FROM inbox JOIN runs USING (run_id)
 WHERE body IS NOT NULL AND runs.engine = ?
-ORDER BY inbox.number LIMIT 10000
+ORDER BY inbox.number LIMIT {INBOX_AT_ONCE}
 """
 """What the runs of an engine have not taken in."""
 

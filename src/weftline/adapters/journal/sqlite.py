@@ -90,10 +90,13 @@ class SqliteJournal:
     """The events of all runs of one home. May be used by any thread.
 
     `max_pages` caps the database at so many pages of 4 KiB; beyond, commits raise StorageFull.
+    With `is_read_only` it is not changed in any way, and commits raise StorageError.
     """
 
-    def __init__(self, home: Path, *, max_pages: int | None = None) -> None:
-        self._database = HomeDatabase(home, max_pages)
+    def __init__(
+        self, home: Path, *, max_pages: int | None = None, is_read_only: bool = False
+    ) -> None:
+        self._database = HomeDatabase(home, max_pages, is_read_only=is_read_only)
         self._engines = EngineLocks(self._database.home / "engines")
         self._registered: set[str] = set()
         self._bells: dict[str, Bell] = {}

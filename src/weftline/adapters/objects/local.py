@@ -1,26 +1,37 @@
 """Objects as files under one directory.
 
 An object lies at `ab/abcdef...`: a folder for the first two digits of its name, then the file.
-What is being written lies in `incoming` and gets its name when it is complete and on the disk.
+Those that need not survive a crash of the machine lie below `volatile` in the same manner, and
+what was thrown away below `trash` (local_upkeep.py). What is being written lies in `incoming` and
+gets its name when it is complete (incoming.py).
 """
 
-import errno
 import mmap
 import os
 import re
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 
-from weftline.errors import ObjectDamaged, ObjectNotFound, StorageError, StorageFull
+from weftline.adapters.objects.incoming import (
+    Incoming,
+    flush_folder,
+    make_folder,
+    storage_error,
+    unlink,
+)
+from weftline.errors import ObjectDamaged, ObjectNotFound, StorageError
 
 _MAP_FROM_BYTES = 256 * 1024  # below, reading into memory is cheaper than a mapping
 _CHUNK_BYTES = 1024 * 1024  # hashed and written while still in the processor's cache
 _REMEMBERED = 16_384
-_NAME = re.compile(r"[0-9a-f]{64}")
+
+NAME = re.compile(r"[0-9a-f]{64}")
+ABSENT = (FileNotFoundError, NotADirectoryError)
+"""What is raised where there is no file."""
+
+DURABLE, VOLATILE, TRASH = "", "volatile/", "trash/"
+"""Where files lie below the root; the last stands before one of the others."""
 
 _Stamp = tuple[str, int, int, int]  # name, size, mtime in ns, inode
 
@@ -39,52 +50,105 @@ class LocalObjectStore:
         self._seen: dict[_Stamp, bool] = {}
         self._flushed_folders: set[str] = set()
 
-    def put(self, content: bytes) -> str:
+    def put(self, content: bytes, *, durable: bool = True) -> str:
         name = sha256(content).hexdigest()
-        if not self._keep_present(name, len(content)):
-            part = _Part(self)
+        if not self._keep_present(name, len(content), durable):
+            part = Incoming(self.root)
             part.append(content)
-            part.publish(name)
+            self._publish(part, name, durable)
         return name
 
-    def writer(self) -> "_LocalWriter":
-        return _LocalWriter(self)
+    def writer(self, *, durable: bool = True) -> "_LocalWriter":
+        return _LocalWriter(self, durable)
 
     def read(self, name: str) -> memoryview:
-        path = self._path(name)
+        path, fd = self._open(name)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                found = os.fstat(fd)
-                content = _content(fd, found.st_size)
-            finally:
-                os.close(fd)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise self._not_found(name) from error
+            found = os.fstat(fd)
+            content = _content(fd, found.st_size)
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error}") from error
-        stamp = (name, found.st_size, found.st_mtime_ns, found.st_ino)
+        finally:
+            os.close(fd)
+        stamp = _stamp(name, found)
         if stamp not in self._seen:
             actual = sha256(content).hexdigest()
             if actual != name:
-                raise ObjectDamaged(
-                    f"object {name} is damaged: the SHA-256 of {path} is {actual}; restore the "
-                    "file from a backup, or delete it and run the step that made it again"
-                )
+                raise damaged(name, path, actual)
             self._remember(stamp)
         return content
 
     def exists(self, name: str) -> bool:
-        return _NAME.fullmatch(name) is not None and os.path.isfile(self._path(name))
+        if NAME.fullmatch(name) is None:
+            return False
+        if self._is_present(name):
+            return True
+        # Nobody may have brought it back, or another process just now.
+        self.restore(name)
+        return self._is_present(name)
 
     def delete(self, name: str) -> None:
-        if _NAME.fullmatch(name) is not None:
-            _unlink(self._path(name))
+        if NAME.fullmatch(name) is not None:
+            for place in (DURABLE, VOLATILE, TRASH + DURABLE, TRASH + VOLATILE):
+                unlink(self.path(name, place))
 
-    def _path(self, name: str) -> str:
-        if _NAME.fullmatch(name) is None:
+    def restore(self, name: str) -> bool:
+        """Bring an object back from the trash, as good as new; whether there was one to bring."""
+        is_back = False
+        for place in (DURABLE, VOLATILE):
+            path, trashed = self.path(name, place), self.path(name, TRASH + place)
+            try:
+                if os.path.isfile(path) or not os.path.isfile(trashed):
+                    continue
+                os.utime(trashed)
+                make_folder(os.path.dirname(path))
+                os.replace(trashed, path)
+                if place == DURABLE:
+                    self._flush_folders(os.path.dirname(path))
+            except ABSENT:  # another process was faster
+                continue
+            except OSError as error:
+                raise storage_error(self.root, error) from error
+            is_back = True
+        return is_back
+
+    def path(self, name: str, place: str = DURABLE) -> str:
+        """Where the file of an object lies, if there is one. Raises: ObjectNotFound."""
+        if NAME.fullmatch(name) is None:
             raise self._not_found(name)
-        return f"{self.root}/{name[:2]}/{name}"
+        return f"{self.root}/{place}{name[:2]}/{name}"
+
+    def forget(self, name: str) -> None:
+        """Look at the content again when the object is read next."""
+        with self._lock:
+            for stamp in [stamp for stamp in self._seen if stamp[0] == name]:
+                del self._seen[stamp]
+
+    def _open(self, name: str) -> tuple[str, int]:
+        """The path and descriptor of an object; one that is in the trash is brought back."""
+        for is_last in (False, True):
+            for place in (DURABLE, VOLATILE):
+                path = self.path(name, place)
+                try:
+                    return path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                except ABSENT:
+                    pass
+                except OSError as error:
+                    raise StorageError(f"cannot read {path}: {error}") from error
+            if not is_last:
+                self.restore(name)
+        raise self._not_found(name)
+
+    def _is_present(self, name: str) -> bool:
+        if os.path.isfile(self.path(name)):
+            return True
+        try:
+            # A crash of the machine may have left anything under the name.
+            if _stamp(name, os.stat(self.path(name, VOLATILE))) not in self._seen:
+                self.read(name)
+        except (*ABSENT, ObjectDamaged, ObjectNotFound):
+            return False
+        return True
 
     def _not_found(self, name: str) -> ObjectNotFound:
         return ObjectNotFound(
@@ -99,42 +163,59 @@ class LocalObjectStore:
             if len(self._seen) > _REMEMBERED:
                 del self._seen[next(iter(self._seen))]
 
-    def _keep_present(self, name: str, size: int) -> bool:
-        """Whether the object is there already, whole and durable; then its time is refreshed."""
-        path = self._path(name)
+    def _keep_present(self, name: str, size: int, durable: bool) -> bool:
+        """Whether the object is there already, whole, and durable if that is asked for; then its
+        time is refreshed."""
+        if self._refresh(name, size, DURABLE, durable):
+            return True
+        return not durable and self._refresh(name, size, VOLATILE, durable)
+
+    def _refresh(self, name: str, size: int, place: str, durable: bool) -> bool:
+        path = self.path(name, place)
         try:
             found = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except ABSENT:
             return False
         if found.st_size != size:
             return False  # damaged: writing it again mends it
-        stamp = (name, size, found.st_mtime_ns, found.st_ino)
+        stamp = _stamp(name, found)
         try:
             if stamp not in self._seen:
                 self.read(name)
             os.utime(path)
-            refreshed = (name, size, os.stat(path).st_mtime_ns, found.st_ino)
-            if not self._seen.get(stamp):
+            # Thrown away just now, it is not there any more; thrown away from now on, its time
+            # tells that it is needed.
+            refreshed = _stamp(name, os.stat(path))
+            is_flushed = self._seen.get(stamp, False)
+            if durable and not is_flushed:
                 # Whoever wrote it may not have come as far as flushing the folders.
                 self._flush_folders(os.path.dirname(path))
-        except (ObjectDamaged, ObjectNotFound, FileNotFoundError):
+        except (ObjectDamaged, ObjectNotFound, *ABSENT):
             return False  # damaged, or deleted just now
         except OSError as error:
-            raise _storage_error(self.root, error) from error
-        self._remember(refreshed, flushed=True)
+            raise storage_error(self.root, error) from error
+        self._remember(refreshed, flushed=durable or is_flushed)
         return True
 
+    def _publish(self, part: Incoming, name: str, durable: bool) -> None:
+        # What is durable is read first: damaged, it must not stay in the way.
+        durable = durable or os.path.isfile(self.path(name))
+        path = self.path(name, DURABLE if durable else VOLATILE)
+        found = part.publish(path, self._flush_folders if durable else None)
+        self._remember(_stamp(name, found), flushed=durable)
+
     def _flush_folders(self, folder: str) -> None:
-        _flush_folder(folder)
+        flush_folder(folder)
         if folder not in self._flushed_folders:
             # Another process may have made the folder a moment ago and not flushed it yet.
-            _flush_folder(str(self.root))
+            flush_folder(str(self.root))
             self._flushed_folders.add(folder)
 
 
 class _LocalWriter:
-    def __init__(self, store: LocalObjectStore) -> None:
-        self._part = _Part(store)
+    def __init__(self, store: LocalObjectStore, durable: bool) -> None:
+        self._store, self._durable = store, durable
+        self._part = Incoming(store.root)
         self._hash = sha256()
         self._size = 0
 
@@ -152,10 +233,10 @@ class _LocalWriter:
 
     def commit(self) -> str:
         name = self._hash.hexdigest()
-        if self._part.store._keep_present(name, self._size):
+        if self._store._keep_present(name, self._size, self._durable):
             self._part.abort()
         else:
-            self._part.publish(name)
+            self._store._publish(self._part, name, self._durable)
         return name
 
     def abort(self) -> None:
@@ -165,71 +246,16 @@ class _LocalWriter:
         self._part.abort()
 
 
-class _Part:
-    """A file in `incoming` that becomes an object; made when its first byte comes."""
-
-    def __init__(self, store: LocalObjectStore) -> None:
-        self.store = store
-        self._path = f"{store.root}/incoming/{os.getpid()}-{secrets.token_hex(8)}"
-        self._fd: int | None = None
-
-    def append(self, content: bytes | memoryview) -> None:
-        with self._undone_on_error():
-            fd = self._open()
-            written = os.write(fd, content)
-            while written < len(content):  # a write may stop short, at 2 GiB it always does
-                written += os.write(fd, content[written:])
-
-    def publish(self, name: str) -> None:
-        path = self.store._path(name)
-        folder = os.path.dirname(path)
-        with self._undone_on_error():
-            os.fsync(self._open())
-            # Rename is atomic: a reader sees the whole object or none of it. The folders are
-            # flushed too, else a power cut could forget the name.
-            try:
-                os.replace(self._path, path)
-            except FileNotFoundError:
-                _make_folder(folder)
-                os.replace(self._path, path)
-            self.store._flush_folders(folder)
-            found = os.stat(path)
-        self.abort()
-        self.store._remember((name, found.st_size, found.st_mtime_ns, found.st_ino), flushed=True)
-
-    def abort(self) -> None:
-        """Close and remove the file; does nothing when it is gone already."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
-            _unlink(self._path)
-
-    def _open(self) -> int:
-        if self._fd is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            try:
-                self._fd = os.open(self._path, flags, 0o666)
-            except FileNotFoundError:
-                _make_folder(os.path.dirname(self._path))
-                self._fd = os.open(self._path, flags, 0o666)
-        return self._fd
-
-    @contextmanager
-    def _undone_on_error(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self.abort()
-            if isinstance(error, OSError):
-                raise _storage_error(self.store.root, error) from error
-            raise
+def damaged(name: str, path: str, actual: str) -> ObjectDamaged:
+    """The error for a file whose content has the SHA-256 `actual`."""
+    return ObjectDamaged(
+        f"object {name} is damaged: the SHA-256 of {path} is {actual}; restore the file from a "
+        "backup, or delete it and run the step that made it again"
+    )
 
 
-def _storage_error(root: Path, error: OSError) -> StorageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        reason = f"{os.strerror(error.errno)} at {root}; free some space and resume"
-        return StorageFull(error.errno, reason)
-    return StorageError(f"cannot write to {root}: {error}")
+def _stamp(name: str, found: os.stat_result) -> _Stamp:
+    return name, found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _content(fd: int, size: int) -> memoryview:
@@ -244,30 +270,3 @@ def _content(fd: int, size: int) -> memoryview:
             return view[:filled]
         filled += count
     return view
-
-
-def _make_folder(folder: str) -> None:
-    """Make `folder` and what is missing above it, each flushed into the one above."""
-    above = os.path.dirname(folder)
-    if not os.path.isdir(above):
-        _make_folder(above)
-    try:
-        os.mkdir(folder)
-    except FileExistsError:
-        return
-    _flush_folder(above)
-
-
-def _flush_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
