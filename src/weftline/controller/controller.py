@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import selectors
+import signal
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -63,6 +65,8 @@ CHECK_S = 1.0
 
 LOOK_AT_HOME_S = 5.0
 """How often it is asked whether the home is still the same."""
+
+SWITCH_S = 0.0002
 
 _LOOK_AGAIN_S = 0.1
 
@@ -318,6 +322,23 @@ class Controller:
                 tell(news)
 
         self._engine.watch(run_id, name, tell_or_find)
+
+
+def serve_here(
+    app: App, idle_s: float | None, on_ready: Callable[[], object], *more: signal.Signals
+) -> None:
+    """Be the controller with the whole process, until a signal says to end (`more` beside SIGINT
+    and SIGTERM), or there was nothing to do for `idle_s`; as `Controller.serve`."""
+    # Two threads take turns at short work. Whoever has just got an answer to pass on shall not wait
+    # until the other one has used up the usual 5 ms.
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        controller = Controller(app, idle_s=idle_s)
+        for each in (signal.SIGTERM, signal.SIGINT, *more):
+            signal.signal(each, lambda *_: controller.stop())
+        controller.serve(on_ready)
+    finally:
+        app.close()
 
 
 class _Submitted:
