@@ -76,7 +76,9 @@ def place(home: Path) -> Path:
 
 
 def environ(home: Path) -> dict[str, str]:
-    return os.environ | {"WEFTLINE_HOME": str(place(home)), "WEFTLINE_NUM_CPUS": "2"}
+    found = os.environ | {"WEFTLINE_HOME": str(place(home)), "WEFTLINE_NUM_CPUS": "2"}
+    found.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has been compiled
+    return found
 
 
 def command(module: str, shape: str, out: Path, *arguments: object) -> list[str]:

@@ -26,8 +26,8 @@ from weftline.codecs.values import decode
 from weftline.config import Settings, load_settings
 from weftline.control import Accepted, Declared, NewRun
 from weftline.core.environment import Environment
-from weftline.core.events import RunStatus
-from weftline.core.graph import Pages, differences
+from weftline.core.events import RunStatus, RunSubmitted, decode_event
+from weftline.core.graph import Graph, Pages, decode_pages, differences
 from weftline.core.values import Error, Packed, objects_of
 from weftline.core.workflow import Workflow
 from weftline.engine.active import Ended, Gone, News, Output, Stalled, Submission
@@ -520,6 +520,22 @@ class App:
     def read(self, run_id: str) -> Recorded:
         """The run, folded from its journal. Raises: WorkflowNotFoundError."""
         return read_run(self.journal, run_id)
+
+    def first_graph(self, run_id: str) -> Graph:
+        """The graph that the run was submitted with. Raises: WorkflowNotFoundError."""
+        entry = self.journal.first_event(run_id)
+        event = None if entry is None else decode_event(entry.body)
+        if not isinstance(event, RunSubmitted):
+            raise WorkflowNotFoundError(f"No such workflow_id {run_id}", run_id)
+        pages = self.journal.read_graph(event.graph)
+        return Graph(steps=decode_pages(pages), output=event.output)
+
+    def actor_state(self, run_id: str) -> Packed | None:
+        """An actor's last state; None before its `__init__` has ended.
+
+        Raises: WorkflowNotFoundError.
+        """
+        return read_run(self.journal, run_id, to_drive=True).run.state
 
     def delete(self, run_id: str) -> None:
         """Forget the run. Raises: WorkflowNotFoundError, WorkflowRunningError."""

@@ -314,6 +314,10 @@ class RunCatalogue(Protocol):
 
     def find_run(self, run_id: str) -> RunRecord | None: ...
 
+    def first_event(self, run_id: str) -> Entry | None:
+        """The event that a run began with."""
+        ...
+
     def list_runs(
         self,
         *,

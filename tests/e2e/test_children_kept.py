@@ -37,7 +37,7 @@ class Returned:
     def __init__(self, steps: list[Step], output: int | list[int] = 0) -> None:
         self.graph = Graph(steps=steps, output=output)
 
-    def __weftline_graph__(self, objects: Any) -> tuple[Graph, tuple[str, ...]]:
+    def __weftline_graph__(self, objects: Any, run_id: str) -> tuple[Graph, tuple[str, ...]]:
         return self.graph, ()
 
 

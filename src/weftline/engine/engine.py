@@ -16,13 +16,12 @@ from itertools import count
 from random import Random
 from typing import NamedTuple
 
-from msgspec import DecodeError, Raw
+from msgspec import UNSET, DecodeError, Raw
 from msgspec.structs import replace
 
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.events import (
-    ActorRested,
     Event,
     GraphExtended,
     Quarantined,
@@ -432,7 +431,7 @@ class Engine:
                     report.preview,
                     report.log,
                     report.picture,
-                    None if report.state is None else Raw(report.state),
+                    UNSET if report.state is None else Raw(report.state),
                     report.is_volatile,
                 )
                 self._record(active, event)
@@ -509,7 +508,7 @@ class Engine:
             report.started_at,
             report.worker,
             report.log,
-            None if report.state is None else Raw(report.state),
+            UNSET if report.state is None else Raw(report.state),
         )
         if report.stays and isinstance(graph.output, int):
             active.kept[len(active.run.steps) + graph.output] = report.key
@@ -752,7 +751,8 @@ class Engine:
         if part.ending is not None and part.generation == run.generation:
             self._tell_ending(active, part.ending)
         if run.is_at_rest and len(run.steps) >= LAY_DOWN_STEPS and not active.step_listeners:
-            self._lay_down(active)
+            # So that a call costs the same for ever.
+            self._record(active, run.lay_down())
         if run.is_open and not active.is_looked_at:
             self._look_later(active)
 
@@ -778,18 +778,6 @@ class Engine:
         if (not run.is_open or run.is_at_rest) and self._turns.give_back(active):
             self._ask_for_turn_at = 0.0
         self._rest(active)
-
-    def _lay_down(self, active: ActiveRun) -> None:
-        """Forget the steps behind an actor at rest, so that a call costs the same for ever."""
-        run = active.run
-        rested = ActorRested(
-            first=run.laid_down + len(run.steps),
-            names=run.name_counts(),
-            state=None if run.state is None else Raw(run.state),
-            value=None if run.value is None else Raw(run.value),
-            submitted_at=run.submitted_at or 0.0,
-        )
-        self._record(active, rested)
 
     def _rest(self, active: ActiveRun) -> None:
         """Forget a run that does not go on, once nothing of it runs or is to be written."""

@@ -149,6 +149,11 @@ class MemoryJournal:
             run = self._runs.get(run_id)
             return None if run is None else _record(run_id, run)
 
+    def first_event(self, run_id: str) -> Entry | None:
+        with self._lock:
+            run = self._runs.get(run_id)
+            return run.entries[0] if run is not None and run.entries else None
+
     def list_runs(
         self,
         *,

@@ -214,6 +214,9 @@ ORDER BY created_at DESC, number DESC LIMIT :limit
 READ_EVENTS = "SELECT seq, at, kind, body FROM events WHERE run_id = ? AND seq > ? ORDER BY seq"
 """The events of a run behind one of them, oldest first."""
 
+FIRST_EVENT = "SELECT seq, at, kind, body FROM events WHERE run_id = ? AND seq = 1"
+"""The event that a run began with."""
+
 READ_GRAPH = "SELECT steps FROM graphs WHERE hash = ? ORDER BY page"
 """The pages of a graph, in order."""
 

@@ -33,6 +33,7 @@ from weftline.adapters.journal.sql import (
     DELETE_UNNAMED_GRAPH,
     EXTEND_RUN,
     FIND_RUN,
+    FIRST_EVENT,
     GRAPH_EVENTS,
     HAS_GRAPH,
     HOLD_OBJECT,
@@ -163,6 +164,11 @@ class SqliteJournal:
         with self._database.reading() as database:
             row = database.execute(FIND_RUN, (run_id,)).fetchone()
             return None if row is None else self._record(database, row)
+
+    def first_event(self, run_id: str) -> Entry | None:
+        with self._database.reading() as database:
+            row = database.execute(FIRST_EVENT, (run_id,)).fetchone()
+            return None if row is None else Entry._make(row)
 
     def list_runs(
         self,
