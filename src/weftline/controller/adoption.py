@@ -130,7 +130,7 @@ class Adoption:
         self._seen = count
         runs = [r for r in runs if self._left_alone.get(r.run_id) != (r.epoch, r.last_seq)]
         if runs:
-            log.info("%d runs have no engine any more", len(runs))
+            log.info("runs that have no engine any more: %d", len(runs))
         with self._changed:
             self._found.extend(_Wanted(record.run_id, False, None) for record in runs)
         now = time.monotonic()
