@@ -189,7 +189,7 @@ class App:
         if not is_over:
             self.make_free(recorded.record)
         if written is not None:
-            self._warn_of_changes(recorded, written)
+            self._warn_of_changes(recorded, written, stacklevel=5)
         if is_over:
             return Ended.of(recorded.run)
         environment, noted = usable_environment(recorded.record.creation.environment)
@@ -245,13 +245,14 @@ class App:
         """Whether the objects that a volatile value names have not been removed."""
         return all(map(self.objects.exists, objects_of(value)))
 
-    def _warn_of_changes(self, recorded: Recorded, written: Workflow) -> None:
+    @staticmethod
+    def _warn_of_changes(recorded: Recorded, written: Workflow, stacklevel: int) -> None:
         changes = differences(recorded.graph, written.graph)
         if changes:
             warnings.warn(
                 f"run {recorded.record.run_id!r} goes on as it was recorded, although the workflow"
                 f" was changed since: {'; '.join(changes)}. Use another id to run it as it is now.",
-                stacklevel=5,
+                stacklevel=stacklevel,
             )
 
     # -- detached runs --------------------------------------------------------------------------
@@ -326,12 +327,12 @@ class App:
 
     def resume(self, run_id: str, *, written: Workflow | None = None) -> None:
         """Let a run go on, detached, also one that failed, was canceled or is held back; returns
-        when that is durable. One that has its result is left alone. `written` as for `proceed`.
+        when that is durable. One that has its result is left alone. `written` is as for `proceed`.
 
         Raises: WorkflowNotFoundError, WorkflowRunningError, ControllerUnavailable.
         """
         if written is not None:
-            self._warn_of_changes(read_run(self.journal, run_id), written)
+            self._warn_of_changes(self.read(run_id), written, stacklevel=4)
         problem = self.resume_many([run_id])[0]
         if problem is not None:
             raise problem

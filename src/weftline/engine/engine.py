@@ -738,6 +738,8 @@ class Engine:
         active.epoch += part.change.takes
         active.stored = part.change.summary
         active.is_owned = True
+        if part.change.takes:
+            self._look_at = 0.0  # there may be news from before, which are this engine's only now
         if active.on_accepted is not None:
             active.on_accepted()
             active.on_accepted = None
@@ -1162,7 +1164,6 @@ class Engine:
             self._turns.pending.append(active)
             self._ask_for_turn_at = 0.0
         self._set_timer(active)
-        self._look_at = 0.0  # there may be news from before
 
     def _rejoin(
         self,
