@@ -35,6 +35,7 @@ FLOOR = {
     "engine": 3,
     "workers": 3,
     "app": 4,
+    "upkeep": 4,
     "server": 5,
     "__init__": 6,
     "cli": 6,
