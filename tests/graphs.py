@@ -8,6 +8,7 @@ from msgspec import Raw
 
 from weftline.core.actions import Action, PythonCall, Wait, WaitKind
 from weftline.core.events import (
+    CallReceived,
     ConditionDecided,
     Event,
     GraphExtended,
@@ -21,12 +22,13 @@ from weftline.core.events import (
     decode_event,
     encode_event,
 )
-from weftline.core.graph import Graph, Input, Join, Step
+from weftline.core.graph import Graph, Input, Join, Step, encode_pages
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement, Policy
 from weftline.core.run import Run, StepState, StepStatus, fold
 from weftline.core.values import Error, Object, Packed, pack_inline
 
 CALL = PythonCall(function=Object("f" * 64, "code", 1), arguments=b"")
+WRITE = PythonCall(function=Object("e" * 64, "code", 1), arguments=b"", is_writer=True)
 
 
 def step(
@@ -52,6 +54,24 @@ def step(
     )
 
 
+def method(name: str, *inputs: Input, **options: Any) -> Step:
+    """A step that gets the state of its actor and gives a new one."""
+    return step(name, *inputs, action=WRITE, **options)
+
+
+def signal(name: str, *inputs: Input, of: str = "news", seconds: float | None = None) -> Step:
+    """A step that waits for a signal."""
+    return step(name, *inputs, action=Wait(WaitKind.SIGNAL, name=of, seconds=seconds))
+
+
+def some(
+    name: str, *inputs: Input, count: int = 1, seconds: float | None = None, **options: Any
+) -> Step:
+    """A step that waits for so many of its inputs."""
+    wait = Wait(WaitKind.STEPS, count=count, seconds=seconds)
+    return step(name, *inputs, action=wait, **options)
+
+
 def timer(name: str, seconds: float, *inputs: Input, **options: Any) -> Step:
     """A step that waits."""
     return step(name, *inputs, action=Wait(WaitKind.TIMER, seconds=seconds), **options)
@@ -73,13 +93,15 @@ def error(text: str = "it broke") -> Error:
 class Book:
     """A run and its journal: each event is recorded together with what follows from it."""
 
-    def __init__(self, first: Graph) -> None:
-        self.run = Run()
+    def __init__(
+        self, first: Graph, submitted: RunSubmitted | None = None, *, run_id: str = "r"
+    ) -> None:
+        self.run = Run(run_id)
         self.now = 100.0
         self.events: list[tuple[float, Event]] = []
         self.followed: set[int] = set()  # numbers of the events that followed from another
         self.graphs: dict[str, Graph] = {"g0": first}
-        self.record(RunSubmitted(graph="g0", output=first.output), first)
+        self.record(submitted or RunSubmitted(graph="g0", output=first.output), first)
 
     def record(self, event: Event, graph: Graph | None = None) -> list[Event]:
         """Apply the event; returns what followed from it."""
@@ -155,7 +177,41 @@ class Book:
     def reread(self, count: int | None = None) -> Run:
         """The run that the journal folds into after `count` events, through their stored form."""
         stored = [(at, decode_event(encode_event(event))) for at, event in self.events[:count]]
-        return fold(stored, self.graphs)
+        return fold(stored, self.graphs, self.run.run_id)
+
+
+class ActorBook(Book):
+    """An actor and its journal; its first step is called `__init__`."""
+
+    def __init__(self, **options: Any) -> None:
+        first = graph(method("__init__", **options))
+        super().__init__(first, RunSubmitted(graph="g0", output=0, is_actor=True))
+
+    def call(self, name: str, *others: Step, call: str = "", **options: Any) -> list[Event]:
+        """Call a method; `others` are steps that it reads, which count from 1."""
+        return self.call_step(method(name, **options), *others, call=call)
+
+    def call_step(self, *steps: Step, call: str = "") -> list[Event]:
+        (page,) = encode_pages(steps)[1]
+        return self.record(CallReceived(page, call))
+
+    def change(self, name: str, state: object, value: object = None) -> list[Event]:
+        """The method ends, and leaves this state."""
+        done = Raw(packed(name if value is None else value))
+        return self.record(StepSucceeded(*self._next(name), done, state=Raw(packed(state))))
+
+    def extend_and_change(self, name: str, state: object, returned: Graph) -> list[Event]:
+        """The method returns steps, and leaves this state."""
+        key = f"g{len(self.graphs)}"
+        self.graphs[key] = returned
+        number, attempt = self._next(name)
+        left = Raw(packed(state))
+        event = GraphExtended(number, attempt, key, returned.output, state=left)
+        return self.record(event, returned)
+
+    def rest(self) -> list[Event]:
+        """Lay down what is behind, as the engine does."""
+        return self.record(self.run.lay_down())
 
 
 def picture(run: Run) -> dict[str, Any]:
@@ -165,6 +221,8 @@ def picture(run: Run) -> dict[str, Any]:
             run.status, run.finished, run.held, run.error, run.failed_step, run.value,
             run.is_paused, run.cancel_requested, run.unfinished, run.succeeded,
             run.submitted_at, run.started_at, run.ended_at, run.warnings, run.names,
+            run.is_pending, run.is_actor, run.group, run.state, run.laid_down, run.volatile,
+            run.name_counts(), run.is_at_rest, _unclaimed(run),
         ),
         "steps": [
             (
@@ -176,6 +234,10 @@ def picture(run: Run) -> dict[str, Any]:
         ],
         "scopes": [(scope.owner, scope.first, scope.count, scope.closed) for scope in run.scopes],
     }  # fmt: skip
+
+
+def _unclaimed(run: Run) -> dict[str, list[Packed]]:
+    return {name: list(values) for name, values in run._signals.items() if values}
 
 
 def _as_recorded(run: Run, step: StepState) -> tuple[StepStatus, StepStatus]:

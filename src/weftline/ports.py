@@ -317,6 +317,10 @@ class RunCatalogue(Protocol):
 
     def find_run(self, run_id: str) -> RunRecord | None: ...
 
+    def first_event(self, run_id: str) -> Entry | None:
+        """The event that a run began with."""
+        ...
+
     def list_runs(
         self,
         *,
@@ -349,6 +353,10 @@ class RunCatalogue(Protocol):
 
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         """What the run's owner has not taken in, oldest first."""
+        ...
+
+    def list_unread(self) -> list[str]:
+        """Detached runs whose inbox holds what nobody has taken in, whoever owns them."""
         ...
 
     def change_count(self) -> int:

@@ -195,7 +195,7 @@ unpack_error = msgspec.json.Decoder(Error).decode
 decode_from_child = msgspec.msgpack.Decoder[FromChild](FromChild).decode
 
 
-def frame(message: ToChild | FromChild) -> bytearray:
+def frame(message: Struct) -> bytearray:
     """The message as it is sent. Raises: OverflowError when it is larger than a frame may be."""
     content = bytearray(HEADER.size)
     _encoder.encode_into(message, content, HEADER.size)

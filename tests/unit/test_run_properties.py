@@ -308,7 +308,7 @@ def test_what_is_folded_in_two_parts_is_what_is_folded_at_once(program: int, ord
     for count in range(1, len(events), 5):
         run = fold(events[:count], graphs)
         # Neither the time of a reader nor asking what follows must matter.
-        run.due(whole.book.now)
+        list(run.due(whole.book.now))
         run.settle()
         for at, event in events[count:]:
             key = getattr(event, "graph", None)
@@ -368,6 +368,7 @@ EVENTS = {
     "RunSubmitted", "RunAdopted", "RunResumed", "StepStarted", "StepSucceeded", "StepFailed",
     "StepLost", "StepSkipped", "ConditionDecided", "GraphExtended", "WaitBegun", "WaitEnded",
     "ScopeClosed", "CancelRequested", "PauseChanged", "Quarantined", "RunFinished",
+    "SignalReceived",
 }  # fmt: skip
 
 

@@ -10,10 +10,12 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from tests.graphs import Book, error, graph, packed, picture, recount, step, timer
+from tests.graphs import ActorBook, Book, error, graph, packed, picture, recount, step, timer
 from weftline.core.actions import Wait, WaitKind
 from weftline.core.events import (
+    ActorRested,
     AnyEvent,
+    CallReceived,
     CancelRequested,
     ConditionDecided,
     Event,
@@ -22,11 +24,13 @@ from weftline.core.events import (
     PauseChanged,
     Quarantined,
     RunAdopted,
+    RunBegun,
     RunFinished,
     RunResumed,
     RunStatus,
     RunSubmitted,
     ScopeClosed,
+    SignalReceived,
     StepFailed,
     StepLost,
     StepSkipped,
@@ -37,7 +41,15 @@ from weftline.core.events import (
     decode_event,
     encode_event,
 )
-from weftline.core.graph import Graph, Join, OptionalInput, decode_pages
+from weftline.core.graph import (
+    GivenInput,
+    Graph,
+    Join,
+    OptionalInput,
+    OuterInput,
+    decode_pages,
+    encode_pages,
+)
 from weftline.core.run import MAX_ADOPTIONS, MAX_LOSSES, NOTHING, Run, StepStatus, fold
 from weftline.core.values import Error, Inline, Object, pack_caught, pack_list
 from weftline.errors import ImpossibleEvent
@@ -280,9 +292,9 @@ def test_a_failed_try_with_tries_left_waits_for_its_time() -> None:
     assert book.status("a") is WAITING
     assert book.run.next_due() == 500.0
     book.run.ready.clear()
-    assert book.run.due(499.9) == []
+    assert list(book.run.due(499.9)) == []
     assert book.ready() == []
-    assert book.run.due(500.0) == []
+    assert list(book.run.due(500.0)) == []
     assert book.ready() == ["a"]
     assert book.run.next_due() is None
     book.succeed("a", 1)
@@ -301,7 +313,7 @@ def test_a_reader_of_the_journal_needs_no_clock_to_fold_a_retry() -> None:
         book.fail("a", retry_at=1.0)
         outcome("a")
         check(book)
-        book.run.due(1e9)
+        list(book.run.due(1e9))
     book.extend("a", graph(step("inner")))
     check(book)
 
@@ -311,7 +323,7 @@ def test_retries_are_due_in_the_order_of_their_times() -> None:
     for name, at in [("a", 700.0), ("b", 500.0), ("c", 600.0)]:
         book.fail(name, retry_at=at)
     book.run.ready.clear()
-    book.run.due(1000.0)
+    list(book.run.due(1000.0))
     assert book.ready() == ["b", "c", "a"]
 
 
@@ -323,7 +335,7 @@ def test_how_often_and_when_a_failed_step_is_tried_again() -> None:
         assert retry_at is not None
         waits.append(retry_at - 1000.0)
         book.fail("a", retry_at=retry_at)
-        book.run.due(retry_at)
+        list(book.run.due(retry_at))
     assert waits == [12.5, 25.0, 50.0]
     assert book.run.judge_failure(0, retryable=True, now=1000.0, luck=0.5) is None
 
@@ -368,7 +380,7 @@ def test_a_late_failure_with_tries_left_waits_for_the_resume() -> None:
     book.fail("a")
     assert book.run.judge_failure(2, retryable=True, now=200.0, luck=0.0) == 200.0
     book.fail("b", retry_at=200.0)
-    assert book.run.due(1e9) == []
+    assert list(book.run.due(1e9)) == []
     assert book.run.next_due() is None
     assert book.status("b") is WAITING
     book.record(RunResumed())
@@ -731,7 +743,7 @@ def test_a_failed_try_between_two_losses_begins_the_count_anew() -> None:
     for _ in range(3):
         book.lose("a")
     book.fail("a", retry_at=1.0)
-    book.run.due(1e9)
+    list(book.run.due(1e9))
     for _ in range(3):
         assert book.lose("a") == []
     check(book)
@@ -785,7 +797,7 @@ def test_an_adopted_run_keeps_its_waits_and_retries() -> None:
     book.record(RunAdopted("e2"))
     assert book.ready() == []
     read = book.reread()
-    assert read.due(299.0) == [WaitEnded(1, Raw(NOTHING))]
+    assert list(read.due(299.0)) == [WaitEnded(1, Raw(NOTHING))]
     assert read.next_due() == 300.0
     check(book)
 
@@ -932,7 +944,7 @@ def test_a_catching_step_is_tried_again_before_it_catches() -> None:
     book = Book(graph(step("a", catch=True, tries=2)))
     book.fail("a", "first", retry_at=1.0)
     assert book.status("a") is WAITING
-    book.run.due(1e9)
+    list(book.run.due(1e9))
     book.fail("a", "second")
     assert book.run.value == pack_caught(None, error("second"))
     check(book)
@@ -1014,7 +1026,7 @@ def test_retries_and_waits_of_a_closed_scope_are_dropped() -> None:
     book.fail("q", retry_at=150.0)
     book.begin_wait("t")
     book.fail("p")
-    assert book.run.due(1e9) == []
+    assert list(book.run.due(1e9)) == []
     assert book.status("q") is CANCELED
     assert book.status("t") is CANCELED
     check(book)
@@ -1160,31 +1172,21 @@ def test_a_step_that_is_not_there_is_not_found() -> None:
 def test_a_timer_begins_when_its_inputs_are_there_and_ends_when_it_is_due() -> None:
     book = Book(graph(step("a", 1), timer("t", 30.0, 2), step("b")))
     book.succeed("b")
-    assert book.ready() == ["t"]
+    assert book.ready() == []
+    assert list(book.run.beginning) == [1]
     book.begin_wait("t")
     until = book["t"].due_at
     assert until is not None
     assert until == book.now - 1.0 + 30.0
     assert book.status("t") is RUNNING
     assert book.run.next_due() == until
-    assert book.run.due(until - 0.1) == []
+    assert list(book.run.due(until - 0.1)) == []
     (ended,) = book.run.due(until)
     assert isinstance(ended, WaitEnded)
     book.record(ended)
     assert book.status("t") is SUCCESSFUL
     assert book.ready() == ["a"]
     assert book.run.inputs_of(0) == [NOTHING]
-    check(book)
-
-
-def test_a_wait_for_an_event_has_no_time() -> None:
-    wait = Wait(WaitKind.SIGNAL, name="approval")
-    book = Book(graph(step("a", 1), step("w", action=wait)))
-    assert book.run.begin_wait(1, 7.0) == WaitBegun(1, None, "approval")
-    book.begin_wait("w")
-    assert book.run.next_due() is None
-    book.end_wait("w", "yes")
-    assert book.run.inputs_of(0) == [packed("yes")]
     check(book)
 
 
@@ -1199,9 +1201,9 @@ def test_a_timer_that_was_due_while_the_run_was_failed_ends_after_its_resume() -
     book = Book(graph(step("a", 1, 2), timer("t", 5.0), step("b")))
     book.begin_wait("t")
     book.fail("b")
-    assert book.run.due(1e9) == []
+    assert list(book.run.due(1e9)) == []
     book.record(RunResumed())
-    assert book.run.due(1e9) == [WaitEnded(1, Raw(NOTHING))]
+    assert list(book.run.due(1e9)) == [WaitEnded(1, Raw(NOTHING))]
 
 
 @pytest.mark.parametrize("end", [CancelRequested(), None])
@@ -1323,7 +1325,7 @@ def test_a_run_goes_on_after_a_resume_from_every_state(state: Callable[[Book], N
 def test_a_resume_tries_what_failed_afresh_with_all_its_tries() -> None:
     book = Book(graph(step("a", tries=2)))
     book.fail("a", retry_at=1.0)
-    book.run.due(1e9)
+    list(book.run.due(1e9))
     book.fail("a")
     assert book["a"].tries == 2
     book.record(RunResumed())
@@ -1361,7 +1363,7 @@ def test_a_resume_does_not_wait_for_retries() -> None:
     book.fail("c")
     book.record(RunResumed())
     assert book.ready() == ["b", "c"]
-    assert book.run.due(1e9) == []
+    assert list(book.run.due(1e9)) == []
     assert list(book.run.ready) == [1, 2]
     check(book)
 
@@ -1583,10 +1585,14 @@ def test_many_caught_failures_take_linear_time() -> None:
 LOG = LogRange("out-1", 0, 10, 0, 0)
 EVERY_EVENT: list[Event] = [
     RunSubmitted(graph="ab", output=[0, 1], warnings=("w",)),
-    RunAdopted(engine="e", warnings=("w",)),
+    RunSubmitted(graph="ab", output=0, is_pending=True, is_actor=True, group=("g", 3)),
+    RunBegun(),
+    RunAdopted(engine="e", warnings=("w",), lost=(1, 2)),
     RunResumed(),
+    RunResumed(is_pending=True),
     StepStarted(1, 2, "w", 3.5, LOG),
     StepSucceeded(1, 2, Raw(packed({"x": [1, None]})), 3.5, "w", "a preview", LOG),
+    StepSucceeded(1, 2, Raw(packed(1)), picture="ab", state=Raw(packed([2])), is_volatile=True),
     StepFailed(
         1, 2, Error("T", "t", "tb", Inline("pickle", Raw(b'"AA=="'))), 9.5, True, 3.5, "w", LOG
     ),
@@ -1596,8 +1602,13 @@ EVERY_EVENT: list[Event] = [
     ConditionDecided(1, True),
     ConditionDecided(1, False),
     GraphExtended(1, 2, "cd", 0, 3.5, "w", LOG),
+    GraphExtended(1, 2, "cd", 0, state=Raw(packed([2]))),
     WaitBegun(1, 5.5, "n"),
     WaitEnded(1, Raw(b"null")),
+    SignalReceived("n", Raw(packed({"yes": True}))),
+    CallReceived(b"\x00steps", "a call"),
+    ActorRested(3, {"add": 3}, 1.5, Raw(packed(7)), Raw(packed(8)), 2.5, {"n": [Raw(packed(9))]}),
+    ActorRested(0, {}, 1.5),
     ScopeClosed(1, error(), 3),
     CancelRequested(),
     PauseChanged(True),
@@ -1638,13 +1649,13 @@ def test_an_event_nobody_knows_is_an_error() -> None:
         decode_event(b'{"kind":"StepExploded","step":1}')
 
 
-# -- a journal of this release, kept ------------------------------------------------------------
+# -- journals of this and of earlier releases, kept ---------------------------------------------
 
-GOLDEN = Path(__file__).parent / "data" / "journal.jsonl"
+DATA = Path(__file__).parent / "data"
 
 
 class Line(msgspec.Struct, omit_defaults=True):
-    """A line of the kept journal: an event, or the pages of a graph (base64)."""
+    """A line of a kept journal: an event, or the pages of a graph (base64)."""
 
     at: float = 0.0
     event: Raw = Raw()
@@ -1652,8 +1663,9 @@ class Line(msgspec.Struct, omit_defaults=True):
     pages: list[bytes] = []
 
 
-def read_golden() -> tuple[list[tuple[float, Event]], dict[str, Graph]]:
-    lines = [msgspec.json.decode(line, type=Line) for line in GOLDEN.read_bytes().splitlines()]
+def read_kept(name: str) -> tuple[list[tuple[float, Event]], dict[str, Graph]]:
+    content = (DATA / name).read_bytes()
+    lines = [msgspec.json.decode(line, type=Line) for line in content.splitlines()]
     pages = {line.graph: line.pages for line in lines if line.graph is not None}
     events: list[tuple[float, Event]] = []
     graphs: dict[str, Graph] = {}
@@ -1667,24 +1679,25 @@ def read_golden() -> tuple[list[tuple[float, Event]], dict[str, Graph]]:
     return events, graphs
 
 
-def test_the_kept_journal_still_folds_to_what_it_told_when_it_was_written() -> None:
-    events, graphs = read_golden()
-    assert {type(event) for _, event in events} == set(AnyEvent.__args__)
-    run = fold(events, graphs)
-    assert run.status is RunStatus.SUCCESSFUL
-    assert run.unfinished == 0
-    told = {
+def told(run: Run) -> dict[str, tuple[str, str]]:
+    return {
         step.name: (str(run.status_of(step)), (run.value_of(step.number) or b"-").decode())
         for step in run.steps
     }
-    assert told == {
+
+
+def test_a_journal_from_before_waits_and_actors_still_folds_to_what_it_told_then() -> None:
+    events, graphs = read_kept("journal.jsonl")
+    run = fold(events, graphs)
+    assert run.status is RunStatus.SUCCESSFUL
+    assert run.unfinished == 0
+    assert told(run) == {
         "report": ("SUCCESSFUL", '["inline","json","the report"]'),
         "train": ("SUCCESSFUL", '["inline","json",0.97]'),
         "check": (
             "SUCCESSFUL",
             '["caught",null,{"type":"builtins.ValueError","text":"it broke"}]',
         ),
-        "approve": ("SUCCESSFUL", '["inline","json","yes"]'),
         "notify": ("SKIPPED", "-"),
         "flaky": ("SUCCESSFUL", '["inline","json",3]'),
         "heavy": ("SUCCESSFUL", '["inline","json",4]'),
@@ -1696,52 +1709,83 @@ def test_the_kept_journal_still_folds_to_what_it_told_when_it_was_written() -> N
     assert run.value == packed("the report")
 
 
-def keep_a_journal() -> None:
-    """Write the kept journal. Never again: it stands for what this release wrote."""
-    from weftline.core.graph import encode_pages
+def test_a_journal_with_waits_still_folds_to_what_it_told_when_it_was_written() -> None:
+    events, graphs = read_kept("journal_with_waits.jsonl")
+    run = fold(events, graphs, "kept")
+    assert run.status is RunStatus.SUCCESSFUL
+    assert told(run) == {
+        "report": ("SUCCESSFUL", '["inline","json","rest"]'),
+        "approve": ("SUCCESSFUL", '["inline","json","yes"]'),
+        "first": ("SUCCESSFUL", '["split",[["inline","json","fast"]],"kept",[6,3]]'),
+        "pause": ("SUCCESSFUL", '["inline","json",null]'),
+        "notify": ("SKIPPED", "-"),
+        "fast": ("SUCCESSFUL", '["inline","json","fast"]'),
+        "slow": ("SUCCESSFUL", '["inline","json","slow"]'),
+        "rest": ("SUCCESSFUL", '["inline","json","rest"]'),
+    }
+    assert run.value == packed("rest")
+    assert run.group == ("g", 2)
 
-    default = OptionalInput(4, packed("quiet"))
-    approval = Wait(WaitKind.SIGNAL, name="approval")
-    book = Book(
-        graph(
-            step("report", 1, 2, 3, default, needs=[5, 6]),
-            step("train", needs=[5]),
-            step("check", catch=True),
-            step("approve", action=approval),
-            step("notify", when="accuracy < 0.9"),
-            step("flaky", tries=2, retry_delay_s=1.0),
-            step("heavy"),
-        )
+
+def test_a_journal_of_an_actor_still_folds_to_what_it_told_when_it_was_written() -> None:
+    events, graphs = read_kept("journal_of_an_actor.jsonl")
+    run = fold(events, graphs)
+    assert (run.status, run.state, run.value) == (RunStatus.SUCCESSFUL, packed(6), packed(6))
+    assert told(run) == {"add_2": ("SUCCESSFUL", '["inline","json",6]')}
+    assert run.name_counts() == {"__init__": 1, "add": 3}
+
+
+def test_the_kept_journals_hold_every_event() -> None:
+    names = ("journal.jsonl", "journal_with_waits.jsonl", "journal_of_an_actor.jsonl")
+    kept = {type(event) for name in names for _, event in read_kept(name)[0]}
+    assert kept == set(AnyEvent.__args__)
+
+
+def keep_journals() -> None:
+    """Write the newer kept journals. Never again: they stand for what this release wrote. (The
+    oldest is from before, and nothing here can write it.)"""
+    first = graph(
+        step("report", 1, 2, OptionalInput(4, packed("quiet"))),
+        step("approve", action=Wait(WaitKind.SIGNAL, name="approval", seconds=3600.0)),
+        step("first", 5, 6, 3, action=Wait(WaitKind.STEPS, count=1)),
+        timer("pause", 60.0),
+        step("notify", when="accuracy < 0.9"),
+        step("fast"),
+        step("slow", checkpoint=False),
     )
-    book.record(PauseChanged(True))
-    book.record(PauseChanged(False))
-    book.begin_wait("approve")
+    submitted = RunSubmitted(graph="g0", output=0, is_pending=True, group=("g", 2))
+    book = Book(first, submitted, run_id="kept")
+    book.record(RunBegun())
+    book.record(SignalReceived("approval", Raw(packed("yes"))))
+    for name in ("approve", "first", "pause"):
+        book.begin_wait(name)
     book.decide("notify", False)
-    book.start("flaky")
-    book.fail("flaky", retry_at=book.now + 1.0)
-    for _ in range(MAX_LOSSES):
-        book.lose("heavy")
-    book.record(RunResumed())
-    book.record(StepStarted(6, 5, "child-1", 120.0, LOG))
-    book.record(RunAdopted("engine-2", ("the folder is gone",)))
-    book.succeed("heavy", 4)
-    book.run.due(1e9)
-    book.succeed("flaky", 3)
-    book.extend("train", graph(step("best", [1, 2]), step("train"), step("train")))
-    book.succeed("train_1", 0.9)
-    book.extend("check", graph(step("inner")))
-    book.fail("inner")
-    book.record(CancelRequested())
-    book.record(RunResumed())
-    book.succeed("train_2", 0.97)
-    book.succeed("best", 0.97)
-    book.end_wait("approve", "yes")
-    book.succeed("report", "the report")
+    book.succeed("fast")
+    book.record(RunAdopted("engine-2"))
+    for event in book.run.due(1e9):
+        book.record(event)
+    book.extend("report", graph(step("rest", GivenInput(packed(1)), OuterInput(6))))
+    book.succeed("slow")
+    book.succeed("rest")
+    keep(book, "journal_with_waits.jsonl")
+
+    actor = ActorBook()
+    actor.change("__init__", 0)
+    for name, state in [("add", 1), ("add_1", 3)]:
+        actor.call("add")
+        actor.change(name, state, value=state)
+    actor.rest()
+    actor.call("add", call="a call")
+    actor.change("add_2", 6, value=6)
+    keep(actor, "journal_of_an_actor.jsonl")
+
+
+def keep(book: Book, name: str) -> None:
     lines = []
     for at, event in book.events:
         if isinstance(event, RunSubmitted | GraphExtended):
             pages = encode_pages(book.graphs[event.graph].steps)[1]
             lines.append(Line(graph=event.graph, pages=pages))
         lines.append(Line(at=at, event=Raw(encode_event(event))))
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    DATA.mkdir(exist_ok=True)
+    (DATA / name).write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))

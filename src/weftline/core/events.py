@@ -8,7 +8,7 @@ of each `GraphExtended`.
 from enum import StrEnum
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from weftline.core.values import Error
 
@@ -95,7 +95,7 @@ class StepSucceeded(Event, frozen=True, tag="StepSucceeded"):
     preview: str | None = None
     log: LogRange | None = None
     picture: str | None = None
-    state: Raw | None = None
+    state: Raw | UnsetType = UNSET
     is_volatile: bool = False
 
 
@@ -147,7 +147,7 @@ class GraphExtended(Event, frozen=True, tag="GraphExtended"):
     started_at: float = 0.0
     worker: str = ""
     log: LogRange | None = None
-    state: Raw | None = None
+    state: Raw | UnsetType = UNSET
 
 
 class WaitBegun(Event, frozen=True, tag="WaitBegun"):
@@ -175,13 +175,16 @@ class CallReceived(Event, frozen=True, tag="CallReceived"):
 
 class ActorRested(Event, frozen=True, tag="ActorRested"):
     """All calls so far have ended: `first` steps lie behind, with their names, and `state` is
-    all that counts of them. A reader may begin here."""
+    all that counts of them. A reader may begin here: `signals` are those that nobody has waited
+    for yet."""
 
     first: int
     names: dict[str, int]
-    state: Raw | None
-    value: Raw | None
     submitted_at: float
+    state: Raw | UnsetType = UNSET
+    value: Raw | UnsetType = UNSET
+    started_at: float | None = None
+    signals: dict[str, list[Raw]] = {}
 
 
 class WaitEnded(Event, frozen=True, tag="WaitEnded"):

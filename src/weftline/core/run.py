@@ -9,11 +9,11 @@ innermost scope whose owner catches. All walks are loops over explicit lists: de
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
 
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from weftline.core.actions import PythonCall, Wait, WaitKind
 from weftline.core.events import (
@@ -49,6 +49,7 @@ from weftline.core.graph import (
     OuterInput,
     Step,
     decode_pages,
+    problems_of,
 )
 from weftline.core.names import Names, with_suffix
 from weftline.core.policy import DEFAULT_POLICY
@@ -233,8 +234,12 @@ class Run:
         self._later: list[tuple[float, int]] = []
         self._signals: dict[str, deque[Packed]] = {}  # that nobody has waited for yet
         self._waiting_for: dict[str, deque[int]] = {}  # steps, by the name of their signal
-        self._matched: set[str] = set()  # names for which there may be both
-        self._has_splits = self._has_volatile = False
+        self._matched: dict[str, None] = {}  # names for which there may be both, in order
+        self._edges: dict[int, int] = {}  # waits for steps, and how many inputs each began with
+        self._dooms: dict[int, list[int]] = {}  # a failed step, and all that get no value by it
+        self._hopeless: dict[int, list[int]] = {}  # the same the other way round
+        self._undelivered = 0  # calls of an actor that have no result yet
+        self._has_volatile = False
         self._writer: int | None = None  # the actor's step that has the state, or gets it next
         self._writers: deque[int] = deque()  # READY ones behind it
         self._last_call: int | None = None
@@ -262,8 +267,11 @@ class Run:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether it is an actor that has nothing to do: open, and yet there is a result."""
-        return self.is_actor and self.unfinished == 0 and self.is_open
+        """Whether it is an actor whose calls have all ended: open, and yet there is a result."""
+        if not (self.is_actor and self.is_open):
+            return False
+        # What a wait for steps left, and nobody took up, is not waited for.
+        return self.unfinished == 0 or (bool(self._edges) and self._undelivered == 0)
 
     @property
     def may_start(self) -> bool:
@@ -315,6 +323,8 @@ class Run:
         None while its sub-graph may still succeed.
         """
         step = self.steps[number]
+        if step.error is None and (failures := self._failures_of(number)):
+            return failures[0].error
         if step.error is not None or step.opened is None or self.finished is not RunStatus.FAILED:
             return step.error
         if self.failed_step is None:
@@ -349,11 +359,17 @@ class Run:
 
     def may_be_volatile(self, number: int) -> bool:
         """Whether the step's value need not survive a crash: it was asked for, for the step or for
-        one that returned it, and the value is not the one of a whole scope."""
+        one that returned it, and the value does not live on in that of another one: of a whole
+        scope, or of a wait for steps. A method of an actor is not carried out twice."""
         if not self._has_volatile:
             return False
         step = self.steps[number]
-        if number in self.scopes[step.scope].outputs:
+        action = step.spec.action
+        if number in self.scopes[step.scope].outputs or (
+            isinstance(action, PythonCall) and action.is_writer
+        ):
+            return False
+        if self._edges and any(n in self._edges for n in step.dependents or ()):
             return False
         while step.spec.policy.checkpoint is None:
             owner = self.scopes[step.scope].owner
@@ -376,8 +392,11 @@ class Run:
         return tuple(sorted(lost))
 
     def _is_needed(self, number: int) -> bool:
-        readers = map(self.steps.__getitem__, self.steps[number].dependents or ())
-        return any(not reader.is_ended and reader.opened is None for reader in readers)
+        open_failures = set(self._open_failures)  # a resume tries these afresh
+        for reader in map(self.steps.__getitem__, self.steps[number].dependents or ()):
+            if reader.opened is None and (not reader.is_ended or reader.number in open_failures):
+                return True
+        return False
 
     def _sources_of(self, step: StepState) -> list[int]:
         """Numbers of the steps that it reads or waits for, as often as it does, in order."""
@@ -404,26 +423,31 @@ class Run:
         if self.is_actor or not self.steps:
             return None
         # What a wait for steps left, and nobody took up, is not waited for.
-        if self.unfinished == 0 or (self._has_splits and self.scopes[0].delivered):
+        if self.unfinished == 0 or (self._edges and self.scopes[0].delivered):
             return RunFinished(status=RunStatus.SUCCESSFUL)
         return None
 
     def _answer_of_signal(self) -> Event | None:
         """The end of a wait whose signal has come."""
         for name in list(self._matched):
-            steps, values = self._waiting_for.get(name, ()), self._signals.get(name)
-            waiting = [n for n in steps if self.steps[n].status is RUNNING]
-            if waiting and values:
-                return WaitEnded(step=waiting[0], value=Raw(values[0]))
-            self._matched.discard(name)
+            values = self._signals.get(name)
+            waiting = (n for n in self._waiting_for.get(name, ()) if self._is_waiting(n))
+            number = next(waiting, None) if values else None
+            if values and number is not None:
+                return WaitEnded(step=number, value=Raw(values[0]))
+            del self._matched[name]
         return None
 
-    def due(self, now: float) -> list[Event]:
-        """Let the time be `now`: retries that are due become READY; returns the ends of timers."""
-        ended: list[Event] = []
-        if not self.is_open:
-            return ended
-        while self._later and self._later[0][0] <= now:
+    def _is_waiting(self, number: int) -> bool:
+        return self.steps[number].status is RUNNING
+
+    def due(self, now: float) -> Iterator[Event]:
+        """Let the time be `now`: retries that are due become READY; gives the ends of waits.
+
+        Each is to be recorded before the next is asked for: what the first leads to may be the end
+        of others.
+        """
+        while self.is_open and self._later and self._later[0][0] <= now:
             due_at, number = heappop(self._later)
             step = self.steps[number]
             if step.due_at != due_at:
@@ -432,23 +456,22 @@ class Run:
                 step.due_at = None
                 self._make_ready(step)
             elif step.status is RUNNING and isinstance(step.spec.action, Wait):
-                event = self._end_of_patience(step, step.spec.action)
-                if event is not None:
-                    ended.append(event)
-        return ended
+                yield self._end_of_patience(step, step.spec.action)
 
-    def _end_of_patience(self, step: StepState, action: Wait) -> Event | None:
+    def _end_of_patience(self, step: StepState, action: Wait) -> Event:
         """What follows when the time of a wait is up."""
         if action.kind is WaitKind.TIMER:
             return WaitEnded(step=step.number, value=Raw(NOTHING))
         if action.kind is WaitKind.STEPS:
-            return self._split(step, action) or self._due.pop()
+            return self._split(step, action)
         text = f"step {step.name!r} got no signal {action.name!r} within {action.seconds:g} s"
         error = Error(type="weftline.errors.StepTimeoutError", text=text)
         return StepFailed(step=step.number, attempt=step.attempt + 1, error=error, is_timeout=True)
 
     def next_due(self) -> float | None:
         """The earliest time at which `due` may have news."""
+        while self._later and self.steps[self._later[0][1]].due_at != self._later[0][0]:
+            heappop(self._later)  # begun, ended or dropped since
         return self._later[0][0] if self._later and self.is_open else None
 
     def begin_wait(self, number: int, now: float) -> WaitBegun:
@@ -457,6 +480,19 @@ class Run:
         assert isinstance(action, Wait)
         until = None if action.seconds is None else now + action.seconds
         return WaitBegun(step=number, until=until, name=action.name)
+
+    def lay_down(self) -> ActorRested:
+        """The event that leaves the steps of an actor at rest behind it."""
+        signals = {name: [Raw(value) for value in values] for name, values in self._signals.items()}
+        return ActorRested(
+            first=self.laid_down + len(self.steps),
+            names=self.name_counts(),
+            submitted_at=self.submitted_at or 0.0,
+            state=UNSET if self.state is None else Raw(self.state),
+            value=UNSET if self.value is None else Raw(self.value),
+            started_at=self.started_at,
+            signals=signals,
+        )
 
     def judge_failure(
         self, number: int, *, retryable: bool, now: float, luck: float
@@ -495,7 +531,7 @@ class Run:
             return self.steps[event.step].status is WAITING
         if isinstance(event, ScopeClosed):
             return not self.steps[event.step].is_ended
-        if isinstance(event, WaitEnded):
+        if isinstance(event, WaitEnded | StepFailed):
             return self.is_open and self.steps[event.step].status is RUNNING
         return self.is_open
 
@@ -512,8 +548,8 @@ class Run:
             self._last_call = opened.first
 
     def _begun(self, event: RunBegun, at: float, graph: Graph | None) -> None:
-        if not self.is_pending:
-            raise ImpossibleEvent("a run begins once")
+        if not (self.is_pending and self.is_open):
+            raise ImpossibleEvent("a run begins once, and not after its end")
         self.is_pending, self.started_at = False, at
         self._refill()
 
@@ -541,7 +577,9 @@ class Run:
         self.started_at = at
         for number in self._open_failures:
             step = self.steps[number]
-            step.status, step.error, step.tries = READY, None, 0
+            # Not joined: something it reads was lost, and comes first.
+            step.status = READY if step.joined else WAITING
+            step.error, step.tries = None, 0
         self._open_failures.clear()
         for step in self.steps:
             if step.is_ended:
@@ -555,6 +593,8 @@ class Run:
         self._later = [(s.due_at, s.number) for s in self.steps if s.due_at is not None]
         heapify(self._later)
         self._refill()
+        for number in self._edges:  # meanwhile enough may have ended
+            self._look_at_split(self.steps[number])
 
     def _started(self, event: StepStarted, at: float, graph: Graph | None) -> None:
         step = self._open_step(event.step, event.attempt)
@@ -568,7 +608,7 @@ class Run:
         step.started_at = event.started_at or step.started_at or at
         if event.is_volatile:
             self.volatile.add(step.number)
-        if event.state is not None:
+        if event.state is not UNSET:
             self.state = bytes(event.state)
         if self.is_actor:
             self._pass_state_on(step)
@@ -586,7 +626,13 @@ class Run:
             return
         if self.is_actor:
             self._pass_state_on(step)
-        self._fail(step, event.error, at)
+        action = step.spec.action
+        causes: list[StepState] = []
+        if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
+            self._waiting_for[action.name or ""].remove(step.number)
+        elif isinstance(action, Wait):
+            causes = self._failures_among(self._ended_sources(step, action))
+        self._fail(step, event.error, at, causes)
 
     def _lost(self, event: StepLost, at: float, graph: Graph | None) -> None:
         step = self._open_step(event.step, event.attempt)
@@ -625,7 +671,7 @@ class Run:
         step.started_at = event.started_at or step.started_at or at
         step.status, step.returned_at = RUNNING, at
         step.losses = 0
-        if event.state is not None:
+        if event.state is not UNSET:
             self.state = bytes(event.state)
         if self.is_actor:
             self._pass_state_on(step)
@@ -640,12 +686,10 @@ class Run:
         assert isinstance(action, Wait)
         if action.kind is WaitKind.SIGNAL:
             name = action.name or ""
-            waiting = self._waiting_for.setdefault(name, deque())
-            if step.number not in waiting:  # after a resume it begins once more
-                waiting.append(step.number)
-            self._matched.add(name)
+            self._waiting_for.setdefault(name, deque()).append(step.number)
+            self._matched[name] = None
         elif action.kind is WaitKind.STEPS:
-            self._look_at_split(step, action)
+            self._look_at_split(step)
         elif action.kind is WaitKind.VALUE:
             [value] = self.inputs_of(step.number)
             self._due.append(WaitEnded(step=step.number, value=Raw(value)))
@@ -655,23 +699,35 @@ class Run:
         is_waiting = step.status is RUNNING and isinstance(step.spec.action, Wait)
         if not is_waiting or self.finished is RunStatus.CANCELED:
             raise ImpossibleEvent(f"step {step.name!r} does not wait")
-        step.due_at = None
         action = step.spec.action
         if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
             name = action.name or ""
+            if not self._signals.get(name):
+                raise ImpossibleEvent(f"no signal {name!r} has come for step {step.name!r}")
             self._waiting_for[name].remove(step.number)
             self._signals[name].popleft()
+            if not self._signals[name]:
+                del self._signals[name]
+        step.due_at = None
         self._succeed(step, bytes(event.value), at)
 
     def _signaled(self, event: SignalReceived, at: float, graph: Graph | None) -> None:
+        if self.finished is RunStatus.SUCCESSFUL:
+            raise ImpossibleEvent("a successful run takes no signals")
         self._signals.setdefault(event.name, deque()).append(bytes(event.value))
-        self._matched.add(event.name)
+        self._matched[event.name] = None
 
     def _called(self, event: CallReceived, at: float, graph: Graph | None) -> None:
         if not self.is_actor:
             raise ImpossibleEvent("the run is no actor: it takes no calls")
-        previous = None if self._last_call is None else self.steps[self._last_call]
         graph = Graph(steps=decode_pages([event.steps]), output=0)
+        problems = problems_of(graph)
+        if problems or any(
+            not 0 <= n < len(self.steps) for step in graph.steps for n in step.outer()
+        ):
+            text = "; ".join(problems) or "it reads a step that the run does not have"
+            raise ImpossibleEvent(f"a call that cannot be carried out: {text}")
+        previous = None if self._last_call is None else self.steps[self._last_call]
         self._last_call = self._open_scope(None, graph, previous).first
         if event.call:
             self._calls[event.call] = self._last_call
@@ -680,17 +736,25 @@ class Run:
         if self.steps and not self.is_at_rest:
             raise ImpossibleEvent("the actor has calls that have not ended")
         self.is_actor, self.submitted_at = True, event.submitted_at
-        self.started_at = self.started_at or event.submitted_at
+        self.started_at = event.started_at
         self.laid_down = event.first
-        self.state = None if event.state is None else bytes(event.state)
-        self.value = None if event.value is None else bytes(event.value)
-        self.steps, self.scopes, self._last_call = [], [], None
+        self.state = None if event.state is UNSET else bytes(event.state)
+        self.value = None if event.value is UNSET else bytes(event.value)
         self.succeeded = event.first
         self._names = Names(event.names)
-        self._later.clear()
+        self._signals = {name: deque(map(bytes, values)) for name, values in event.signals.items()}
+        # Everything else that names steps by their numbers.
+        dropped = [step.number for step in self.steps if step.may_begin]
+        for named in (self._later, self._calls, self._waiting_for, self._edges, self._dooms):
+            named.clear()
         self.volatile.clear()
-        self._calls.clear()
+        self.undecided.clear()
+        self._hopeless.clear()
+        self._open_failures.clear()
+        self.unfinished = self._undelivered = 0
+        self.steps, self.scopes, self._last_call = [], [], None
         self._refill()
+        self.dropped += dropped
 
     def _scope_closed(self, event: ScopeClosed, at: float, graph: Graph | None) -> None:
         owner = self._step(event.step)
@@ -707,7 +771,7 @@ class Run:
                 if not step.is_ended and not self._is_ended_link(step):
                     if step.may_begin:
                         self.dropped.append(step.number)
-                    step.status, step.ended_at = CANCELED, at
+                    step.status, step.ended_at, step.due_at = CANCELED, at, None
                     self.unfinished -= 1
                     if self.is_actor:
                         self._pass_state_on(step)
@@ -736,7 +800,7 @@ class Run:
             raise ImpossibleEvent(f"the run is {self.status} already")
         self.finished, self.error, self.ended_at = event.status, event.error, at
         self.failed_step = event.step
-        is_left = event.status is RunStatus.CANCELED or self._has_splits
+        is_left = event.status is RunStatus.CANCELED or bool(self._edges)
         if is_left and event.status is not RunStatus.FAILED:
             self.dropped += [step.number for step in self.steps if step.may_begin]
         if event.status is RunStatus.SUCCESSFUL:
@@ -751,7 +815,8 @@ class Run:
 
     def _open_step(self, number: int, attempt: int | None) -> StepState:
         step = self._step(number)
-        if not step.may_begin or self.finished is RunStatus.CANCELED:
+        is_over = self.finished in (RunStatus.CANCELED, RunStatus.SUCCESSFUL)
+        if not step.may_begin or is_over:
             what = "returned steps" if step.opened is not None else f"is {step.status}"
             raise ImpossibleEvent(f"step {step.name!r} {what}: no attempt of it can do anything")
         if attempt is not None and attempt < step.attempt + (step.status is not RUNNING):
@@ -780,9 +845,10 @@ class Run:
         self.ready, self.beginning = deque(), deque()
         self.dropped.clear()
         self._writers.clear()
-        is_kept = self._writer is not None and self._writer < len(self.steps)
-        if not is_kept or self.steps[self._writer or 0].is_ended:
-            self._writer = None
+        if self._writer is not None:
+            is_there = self._writer < len(self.steps)
+            if not is_there or not self.steps[self._writer].may_begin:
+                self._writer = None
         for step in self.steps:
             if step.status is READY:
                 self._make_ready(step)
@@ -812,19 +878,23 @@ class Run:
         for number in lost:
             step = self.steps[number]
             for reader in map(self.steps.__getitem__, step.dependents or ()):
-                if not reader.is_ended and reader.number not in lost:
+                is_open = not reader.is_ended or reader.number in self._open_failures
+                if is_open and reader.number not in lost:
                     reader.waiting_on += 1
-                    if reader.status in (READY, WAITING):
-                        reader.status, reader.joined, reader.due_at = WAITING, False, None
+                    if reader.status is not RUNNING:
+                        reader.joined, reader.due_at = False, None
+                    if reader.status is READY:
+                        reader.status = WAITING
             step.waiting_on = sum(not self._has_ended(n) for n in self._sources_of(step))
             if step.waiting_on == 0:
                 self._free(step)
 
     def _has_ended(self, number: int) -> bool:
+        """Whether nothing can be expected of the step, as those see it that read it."""
         step = self.steps[number]
         if step.status is FAILED:
             return number not in self._open_failures
-        return step.is_ended or self._is_ended_link(step)
+        return step.is_ended or self._is_ended_link(step) or bool(self._failures_of(number))
 
     def _free(self, step: StepState) -> None:
         """All that the step waited for has ended: READY, unless its condition is undecided."""
@@ -857,6 +927,8 @@ class Run:
                     head.followers = head.followers or []
                     head.followers += owner.dependents
                     owner.dependents = None
+        else:
+            self._undelivered += 1
         self.scopes.append(scope)
         self.unfinished += len(graph.steps)
         steps = self.steps
@@ -864,6 +936,7 @@ class Run:
             steps.append(StepState(position, self._names.add(spec.name, position), spec, number))
             if spec.policy is not DEFAULT_POLICY and spec.policy.checkpoint is False:
                 self._has_volatile = True
+        lacking: list[tuple[StepState, list[StepState]]] = []
         for step in steps[first:]:
             spec = step.spec
             for source in spec.upstream():
@@ -873,73 +946,173 @@ class Run:
                 else:
                     upstream.dependents.append(step.number)
                 step.waiting_on += 1
-            if spec.inputs and (outer := spec.outer()):
-                self._read_outer(step, outer)
+            for source in spec.outer() if spec.inputs else ():
+                if causes := self._read_outer(step, source):
+                    lacking.append((step, causes))
             if after is not None:
-                self._read_outer(step, [after.number])
-            if type(spec.action) is Wait and spec.action.kind is WaitKind.STEPS:
-                self._has_splits = True
+                self._read_outer(step, after.number)
+            if _waits_for_steps(step):
+                self._edges[step.number] = sum(1 for _ in spec.upstream()) + len(spec.outer())
                 self._free(step)  # it is the wait itself that waits for them
             elif step.waiting_on == 0:
-                self._free(step)
+                self._join(step)
+        for step, causes in lacking:
+            self._go_without(step, causes)
         return scope
 
-    def _read_outer(self, step: StepState, sources: list[int]) -> None:
-        """Let the step wait for steps that the run had before it."""
-        for number in sources:
-            source = self._step(number)
-            is_borne = source.status is FAILED and number not in self._open_failures
-            if self._has_ended(number) and not is_borne:
-                continue
-            opened = None if source.opened is None else self.scopes[source.opened]
-            if opened is not None and self.scopes[opened.head] is not opened:
-                head = self.scopes[opened.head]  # its value comes from the end of its chain
-                head.followers = [*(head.followers or ()), step.number]
-            else:
-                source.dependents = [*(source.dependents or ()), step.number]
-            if is_borne and not _bears_failures(step):
-                # It was of no consequence as long as nobody read it.
-                self._reopen([source])
-                assert source.error is not None
-                self._climb(step, source.error, source)
-            elif not is_borne:
-                step.waiting_on += 1
+    def _read_outer(self, step: StepState, number: int) -> list[StepState]:
+        """Let the step wait for one that the run had before it. Gives failures, borne so far, by
+        which that one has no value, when the step cannot do without it."""
+        source, causes = self._step(number), self._failures_of(number)
+        if self._has_ended(number) and not causes:
+            step.lacks |= self.value_of(number) is None
+            return []
+        opened = None if source.opened is None else self.scopes[source.opened]
+        if opened is not None and self.scopes[opened.head] is not opened:
+            head = self.scopes[opened.head]  # its value comes from the end of its chain
+            head.followers = [*(head.followers or ()), step.number]
+        else:
+            source.dependents = [*(source.dependents or ()), step.number]
+        if causes and _does_without(step, source):
+            return []
+        step.waiting_on += 1
+        return causes
 
     # -- waiting for some of many steps ---------------------------------------------------------
 
-    def _look_at_split(self, step: StepState, action: Wait) -> None:
+    def _look_at_split(self, step: StepState) -> None:
         """End a wait for steps if it has begun and enough of them have ended."""
+        action = step.spec.action
+        assert isinstance(action, Wait)
+        # Edges are counted, sources may be read twice: this is what costs nothing to know.
+        if step.status is not RUNNING or (
+            self._edges[step.number] - step.waiting_on < action.count and step.waiting_on
+        ):
+            return
         sources = set(self._sources_of(step))
-        has_enough = sum(map(self._has_ended, sources)) >= min(action.count, len(sources))
-        if has_enough and step.status is RUNNING:
-            event = self._split(step, action)
-            if event is not None:
-                self._due.append(event)
+        if sum(map(self._has_ended, sources)) >= min(action.count, len(sources)):
+            self._due.append(self._split(step, action))
 
-    def _split(self, step: StepState, action: Wait) -> Event | None:
-        """Which steps a wait found ended; None when one of them failed, which then is told."""
-        sources = list(dict.fromkeys(self._sources_of(step)))
-        ready = [n for n in sources if self._has_ended(n)][: action.count]
-        failed = [self.steps[n] for n in ready if self.steps[n].status is FAILED]
-        if failed:
-            self._reopen(failed)
-            assert failed[0].error is not None
-            self._climb(step, failed[0].error, failed[0])
-            return None
-        left = [n for n in sources if n not in set(ready)]
+    def _ended_sources(self, step: StepState, action: Wait) -> list[int]:
+        """The first steps that have ended of those that it waits for, as many as it asks for."""
+        sources = dict.fromkeys(self._sources_of(step))
+        return [n for n in sources if self._has_ended(n)][: action.count]
+
+    def _split(self, step: StepState, action: Wait) -> Event:
+        """What a wait for steps found ended; its failure when one of those has failed."""
+        ready = self._ended_sources(step, action)
+        if causes := self._failures_among(ready):
+            error = causes[0].error
+            assert error is not None
+            return StepFailed(step=step.number, attempt=step.attempt + 1, error=error)
+        is_ready = set(ready)
+        left = [n for n in dict.fromkeys(self._sources_of(step)) if n not in is_ready]
         values = [self.value_of(n) or NOTHING for n in ready]
         return WaitEnded(step=step.number, value=Raw(pack_split(values, self.run_id, left)))
 
-    def _reopen(self, sources: Iterable[StepState]) -> None:
+    def _failures_of(self, number: int) -> list[StepState]:
+        """The failures, borne so far, by which the step gets no value: its own, or others'."""
+        step = self.steps[number]
+        if step.status is FAILED:
+            return [] if number in self._open_failures else [step]
+        if not self._hopeless:
+            return []
+        if step.opened is not None:  # a link of a chain fares as the chain's first step does
+            number = self.scopes[self.scopes[step.opened].head].owner or 0
+        return [self.steps[n] for n in self._hopeless.get(number, ())]
+
+    def _failures_among(self, numbers: Iterable[int]) -> list[StepState]:
+        return [failed for number in numbers for failed in self._failures_of(number)]
+
+    def _readers_of(self, number: int) -> list[int]:
+        """Steps that wait for the step's value, once an edge."""
+        step = self.steps[number]
+        found = list(step.dependents or ())
+        if step.opened is not None:
+            head = self.scopes[self.scopes[step.opened].head]
+            if head.owner == number:
+                found += head.followers or ()
+        return found
+
+    def _foresee(self, first: StepState) -> tuple[list[int], StepState | None]:
+        """What gets no value when this step has none: itself, what reads it, whose output it is,
+        and so on, as far as the waits for some of many steps, which do without. The second is a
+        step that cannot, if there is one."""
+        doomed = {first.number: None}
+        left = [first]
+        while left:
+            step = left.pop()
+            scope = self.scopes[step.scope]
+            readers = self._readers_of(step.number)
+            catcher = self._catcher(step)
+            is_late = catcher is not None and catcher.is_ended
+            following = [each for each in map(self.steps.__getitem__, readers) if not each.is_ended]
+            if step.number in scope.outputs:
+                owner = self.scopes[scope.head].owner
+                if owner is None or (self.steps[owner].spec.policy.catch and not is_late):
+                    return list(doomed), step
+                following += [] if self.steps[owner].is_ended else [self.steps[owner]]
+            elif not readers and not is_late:
+                return list(doomed), step
+            for each in following:
+                if _does_without(each, step) or each.number in doomed:
+                    continue
+                if each.spec.join is not Join.ALL_SUCCEEDED and not is_late:
+                    return list(doomed), each  # it bears a failure, not what lies behind one
+                doomed[each.number] = None
+                left.append(each)
+        return list(doomed), None
+
+    def _go_without(self, step: StepState, causes: list[StepState]) -> None:
+        """The step reads what failures, of no consequence so far, have left without a value."""
+        doomed, needing = self._foresee(step)
+        if needing is None:
+            for failed in causes:
+                self._doom(doomed, failed)
+            return
+        error = causes[0].error
+        assert error is not None
+        catcher = self._catcher(step)
+        is_late = catcher is not None and catcher.is_ended
+        self._climb(needing if is_late else step, error, causes[0], causes)
+
+    def _bear(self, failed: StepState, doomed: list[int], at: float) -> None:
+        """What this failure prevents is needed by nobody: it is of no consequence so far."""
+        failed.status, failed.ended_at, failed.losses = FAILED, at, 0
+        self.unfinished -= 1
+        self._doom(doomed, failed)
+
+    def _doom(self, doomed: list[int], failed: StepState) -> None:
+        """These steps get no value because of the failure; who does without knows it now."""
+        self._dooms.setdefault(failed.number, [failed.number]).extend(doomed)
+        for number in doomed:
+            known = self._hopeless.setdefault(number, [])
+            if failed.number not in known:
+                known.append(failed.number)
+            if len(known) == 1:
+                self._count_down(self._bearing_readers(number), FAILED)
+
+    def _bearing_readers(self, number: int) -> list[int]:
+        step = self.steps[number]
+        return [n for n in self._readers_of(number) if _does_without(self.steps[n], step)]
+
+    def _reopen(self, failed: Iterable[StepState]) -> None:
         """Nobody bears these failures after all: they are open again, for a resume to try
         afresh."""
-        for source in sources:
-            if source.number in self._open_failures:
+        for each in failed:
+            if each.number in self._open_failures:
                 continue
-            self._open_failures.append(source.number)
+            self._open_failures.append(each.number)
             self.unfinished += 1
-            for number in source.dependents or ():
-                self.steps[number].waiting_on += 1
+            for number in dict.fromkeys(self._dooms.pop(each.number, (each.number,))):
+                known = self._hopeless.get(number, [])
+                if each.number in known:
+                    known.remove(each.number)
+                if known:
+                    continue
+                self._hopeless.pop(number, None)
+                for reader in self._bearing_readers(number):
+                    self.steps[reader].waiting_on += 1
 
     def _end(self, step: StepState, status: StepStatus, value: Packed | None, at: float) -> None:
         """End the step, and every owner whose output that settles."""
@@ -962,6 +1135,7 @@ class Run:
             head = self.scopes[scope.head]
             head.result, head.delivered = value, True
             if head.owner is None:
+                self._undelivered -= 1
                 if self.is_actor:
                     self.value = value
                 return
@@ -983,35 +1157,36 @@ class Run:
             step, SUCCESSFUL, pack_caught(value, None) if step.spec.policy.catch else value, at
         )
 
-    def _fail(self, step: StepState, error: Error, at: float) -> None:
-        """The step has failed for good; its failure becomes a value, is borne, or climbs."""
+    def _fail(
+        self, step: StepState, error: Error, at: float, causes: Sequence[StepState] = ()
+    ) -> None:
+        """The step has failed for good; its failure becomes a value, is borne, or climbs. `causes`
+        are failures that were borne so far, and are what it failed of."""
         step.error = error
         if step.spec.policy.catch:
             self._end(step, SUCCESSFUL, pack_caught(None, error), at)
             return
         readers = [self.steps[n] for n in step.dependents or ()]
         is_output = step.number in self.scopes[step.scope].outputs
-        if readers and not is_output and all(map(_bears_failures, readers)):
+        step.status = FAILED  # as whoever does without it must see it
+        if readers and not is_output and all(_does_without(reader, step) for reader in readers):
             self._end(step, FAILED, None, at)
             return
-        catching = self._catcher(step)
+        catcher = self._catcher(step)
+        is_late = catcher is not None and catcher.is_ended
         origin = step
-        if catching is not None and catching.is_ended:
-            # Its scope has delivered. Whoever reads it all the same was left it by a wait; if
-            # nobody does, it failed too late to matter.
-            others = [
-                each
-                for each in readers
-                if not (each.is_ended or _bears_failures(each))
-                and self._catcher(each) is not catching
-            ]
-            if not others:
-                self._end(step, FAILED, None, at)
+        if self._edges:
+            doomed, needing = self._foresee(step)
+            if needing is None:
+                self._bear(step, doomed, at)
                 return
-            origin = others[0]
-        step.status, step.ended_at = FAILED, at
+            origin = needing if is_late else step
+        elif is_late:
+            self._end(step, FAILED, None, at)  # its scope has delivered: too late to matter
+            return
+        step.ended_at = at
         self._open_failures.append(step.number)
-        self._climb(origin, error, step)
+        self._climb(origin, error, step, causes)
 
     def _catcher(self, step: StepState) -> StepState | None:
         """The step that catches what this one fails of; None: it fails the run."""
@@ -1019,15 +1194,19 @@ class Run:
         owner = None if catching < 0 else self.scopes[catching].owner
         return None if owner is None else self.steps[owner]
 
-    def _climb(self, origin: StepState, error: Error, failed: StepState) -> None:
-        """The failure reaches whoever catches what `origin` is part of; else it is the run's."""
+    def _climb(
+        self, origin: StepState, error: Error, failed: StepState, causes: Sequence[StepState] = ()
+    ) -> None:
+        """The failure reaches whoever catches what `origin` is part of; else it is the run's, and
+        a resume tries its causes afresh."""
         catcher = self._catcher(origin)
+        number = causes[0].number if causes else failed.number
         if catcher is None:
-            finished = RunFinished(status=RunStatus.FAILED, error=error, step=failed.number)
+            self._reopen(causes)
+            finished = RunFinished(status=RunStatus.FAILED, error=error, step=number)
             self._due.append(finished)
         else:
-            closed = ScopeClosed(step=catcher.number, error=error, failed=failed.number)
-            self._due.append(closed)
+            self._due.append(ScopeClosed(step=catcher.number, error=error, failed=number))
 
     def _count_down(self, dependents: Iterable[int], status: StepStatus) -> None:
         stuck: list[StepState] = []
@@ -1035,9 +1214,8 @@ class Run:
             step = self.steps[number]
             step.waiting_on -= 1
             if step.joined or step.status is not WAITING:
-                action = step.spec.action
-                if type(action) is Wait and action.kind is WaitKind.STEPS:
-                    self._look_at_split(step, action)
+                if number in self._edges:
+                    self._look_at_split(step)
                 continue
             join = step.spec.join
             if join is Join.ONE_SUCCEEDED:
@@ -1047,17 +1225,23 @@ class Run:
                     stuck.append(step)
                 continue
             step.lacks |= status is not SUCCESSFUL
-            if step.waiting_on:
-                continue
-            if join is Join.ALL_SUCCEEDED and step.lacks and not self._bears_absence(step):
-                self._due.append(StepSkipped(step=number, reason="an input was skipped"))
-            else:
-                self._free(step)
+            if not step.waiting_on:
+                self._join(step)
         for step in stuck:
             self._none_succeeded(step)
 
+    def _join(self, step: StepState) -> None:
+        """All inputs of the step have ended; without one that it needs, it is skipped."""
+        is_needing = step.spec.join is Join.ALL_SUCCEEDED
+        if is_needing and step.lacks and not self._bears_absence(step):
+            self._due.append(StepSkipped(step=step.number, reason="an input was skipped"))
+        else:
+            self._free(step)
+
     def _bears_absence(self, step: StepState) -> bool:
         """Whether every ended input without a value has a default."""
+        if any(self.value_of(n) is None for n in step.spec.outer()):
+            return False
         first = self.scopes[step.scope].first
         with_default = {
             first + entry.step
@@ -1078,16 +1262,19 @@ class Run:
         if not failed:
             self._due.append(StepSkipped(step=step.number, reason="none of its inputs succeeded"))
             return
-        self._reopen(failed)
         assert failed[0].error is not None
-        self._climb(failed[0], failed[0].error, failed[0])
+        self._climb(failed[0], failed[0].error, failed[0], failed)
 
 
-def _bears_failures(reader: StepState) -> bool:
-    """Whether the failure of an input may be of no consequence to the step."""
-    action = reader.spec.action
-    waits_for_steps = type(action) is Wait and action.kind is WaitKind.STEPS
-    return waits_for_steps or reader.spec.join is not Join.ALL_SUCCEEDED
+def _waits_for_steps(step: StepState) -> bool:
+    action = step.spec.action
+    return type(action) is Wait and action.kind is WaitKind.STEPS
+
+
+def _does_without(reader: StepState, source: StepState) -> bool:
+    """Whether it may be of no consequence to the reader that the source has no value."""
+    is_borne = source.status is FAILED and reader.spec.join is not Join.ALL_SUCCEEDED
+    return is_borne or _waits_for_steps(reader)
 
 
 def _needed(graph: Graph | None) -> Graph:
@@ -1121,7 +1308,9 @@ _RULES: dict[type[Event], Callable[..., None]] = {
 }
 
 
-def fold(events: Iterable[tuple[float, Event]], graphs: Mapping[str, Graph]) -> Run:
+def fold(
+    events: Iterable[tuple[float, Event]], graphs: Mapping[str, Graph], run_id: str = ""
+) -> Run:
     """The run as it stands after `events` (time and event, oldest first).
 
     Starting, resuming after a crash and drawing a page all call this. `graphs` holds the graphs
@@ -1129,7 +1318,7 @@ def fold(events: Iterable[tuple[float, Event]], graphs: Mapping[str, Graph]) -> 
 
     Raises: ImpossibleEvent if an event does not follow from the ones before it.
     """
-    run = Run()
+    run = Run(run_id)
     for at, event in events:
         graph = graphs[event.graph] if isinstance(event, RunSubmitted | GraphExtended) else None
         run.apply(event, at, graph)

@@ -31,6 +31,14 @@ class Ended(NamedTuple):
         return cls(run.status, run.value, run.error, step, run.held)
 
     @classmethod
+    def find(cls, run: Run, name: str | None) -> "Ended | None":
+        """How the run, or its step `name`, has ended; None as long as it has not."""
+        if name is None:
+            return cls.of(run) if run.is_at_rest or not run.is_open else None
+        step = run.find_step(name)
+        return None if step is None else cls.of_step(run, step.number)
+
+    @classmethod
     def of_step(cls, run: Run, number: int) -> "Ended | None":
         """How one step has ended; None as long as it may still get a value."""
         step = run.steps[number]
@@ -204,6 +212,10 @@ class ActiveRun:
     def tell(self, news: News) -> None:
         for listener in self.listeners:
             listener(news)
+        if isinstance(news, Gone):
+            for waiting in self.step_listeners.values():
+                for listener in waiting:
+                    listener(news)
 
 
 class Part:

@@ -16,25 +16,19 @@ from itertools import count
 from random import Random
 from typing import NamedTuple
 
-from msgspec import DecodeError, Raw
-from msgspec.json import decode as decode_json
+from msgspec import UNSET, DecodeError, Raw
 from msgspec.structs import replace
 
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.events import (
-    ActorRested,
-    CallReceived,
-    CancelRequested,
     Event,
     GraphExtended,
-    PauseChanged,
     Quarantined,
     RunAdopted,
     RunBegun,
     RunResumed,
     RunStatus,
-    SignalReceived,
     StepFailed,
     StepLost,
     StepStarted,
@@ -57,6 +51,7 @@ from weftline.engine.active import (
     Submission,
 )
 from weftline.engine.committer import Committer, Outcome
+from weftline.engine.inbox import news_for
 from weftline.engine.recovery import Recorded, read_run
 from weftline.engine.turns import Turns
 from weftline.errors import (
@@ -76,7 +71,6 @@ from weftline.errors import (
 )
 from weftline.ports import (
     INBOX_AT_ONCE,
-    ActorCall,
     Attempt,
     Batch,
     Clock,
@@ -86,7 +80,6 @@ from weftline.ports import (
     Failed,
     GivenBack,
     InboxEntry,
-    InboxKind,
     Journal,
     Lane,
     Lost,
@@ -96,7 +89,6 @@ from weftline.ports import (
     Report,
     RunChange,
     RunRecord,
-    Signal,
     Started,
     Starved,
     Succeeded,
@@ -190,7 +182,7 @@ class Engine:
         self._timers: list[tuple[float, int, ActiveRun]] = []
         self._ticket = count()  # breaks ties in heaps, so that runs are never compared
         self._aside: list[tuple[float, int, tuple[ActiveRun, int, int]]] = []
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[Callable[[], object]] = deque()
         self._is_stopping = False
         self._broken: WeftlineError | None = None
 
@@ -249,9 +241,16 @@ class Engine:
 
         self._put(command)
 
-    def rejoin(self, run_id: str, listener: Listener, *, forward: bool = False) -> None:
+    def rejoin(
+        self,
+        run_id: str,
+        listener: Listener,
+        *,
+        forward: bool = False,
+        on_accepted: Callable[[], object] | None = None,
+    ) -> None:
         """Let an own run go on that failed while steps of it are still running here."""
-        self._put(lambda: self._rejoin(run_id, listener, forward))
+        self._put(lambda: self._rejoin(run_id, listener, forward, on_accepted))
 
     def look(self) -> None:
         """There may be news in the inbox."""
@@ -265,6 +264,10 @@ class Engine:
     def limit(self, turns: Turns) -> None:
         """Hold runs back as these turns say, from now on."""
         self._put(lambda: self._limit(turns))
+
+    def call(self, command: Callable[[], object]) -> None:
+        """Have this done on the engine's thread, between turns; it must not block."""
+        self._put(command)
 
     def let_go(self, run_id: str, done: Callable[[], object]) -> None:
         """Stop driving a run; it is RESUMABLE when `done` is called, on the engine's thread."""
@@ -298,7 +301,7 @@ class Engine:
         """Let every run go and end; `run_forever` returns soon after."""
         self._put(self._stop)
 
-    def _put(self, command: Callable[[], None]) -> None:
+    def _put(self, command: Callable[[], object]) -> None:
         self._commands.append(command)
         if self._broken is not None:  # nobody will take it, unless it was the last to be taken
             raise self._broken
@@ -428,7 +431,7 @@ class Engine:
                     report.preview,
                     report.log,
                     report.picture,
-                    None if report.state is None else Raw(report.state),
+                    UNSET if report.state is None else Raw(report.state),
                     report.is_volatile,
                 )
                 self._record(active, event)
@@ -505,7 +508,7 @@ class Engine:
             report.started_at,
             report.worker,
             report.log,
-            None if report.state is None else Raw(report.state),
+            UNSET if report.state is None else Raw(report.state),
         )
         if report.stays and isinstance(graph.output, int):
             active.kept[len(active.run.steps) + graph.output] = report.key
@@ -739,14 +742,25 @@ class Engine:
             for listener in active.step_listeners.pop(name, ()):
                 listener(ended)
         run = active.run
+        if active.step_listeners and not self._has_unwritten(active):
+            self._tell_late(active)
         if part.ready and part.generation == run.generation:
             self._queue_ready(active, part.ready)
         if part.ending is not None and part.generation == run.generation:
             self._tell_ending(active, part.ending)
         if run.is_at_rest and len(run.steps) >= LAY_DOWN_STEPS and not active.step_listeners:
-            self._lay_down(active)
+            # So that a call costs the same for ever.
+            self._record(active, run.lay_down())
         if run.is_open and not active.is_looked_at:
             self._look_later(active)
+
+    def _tell_late(self, active: ActiveRun) -> None:
+        """Tell those who began to watch a step while its end was being written."""
+        for name in list(active.step_listeners):
+            ended = Ended.find(active.run, name)
+            if ended is not None:
+                for listener in active.step_listeners.pop(name):
+                    listener(ended)
 
     def _tell_ending(self, active: ActiveRun, ending: Ended) -> None:
         run = active.run
@@ -763,23 +777,13 @@ class Engine:
             self._ask_for_turn_at = 0.0
         self._rest(active)
 
-    def _lay_down(self, active: ActiveRun) -> None:
-        """Forget the steps behind an actor at rest, so that a call costs the same for ever."""
-        run = active.run
-        rested = ActorRested(
-            first=run.laid_down + len(run.steps),
-            names=run.name_counts(),
-            state=None if run.state is None else Raw(run.state),
-            value=None if run.value is None else Raw(run.value),
-            submitted_at=run.submitted_at or 0.0,
-        )
-        self._record(active, rested)
-
     def _rest(self, active: ActiveRun) -> None:
         """Forget a run that does not go on, once nothing of it runs or is to be written."""
         is_told = active.told_generation == active.run.generation
         if is_told and not (active.run.is_open or active.attempts or active.is_queued):
             self._forget(active)
+            # Who still watches asks for a step that the run does not have.
+            active.tell(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
 
     def _stall(self, error: StorageError) -> None:
         """Nothing can be written: start nothing, keep what is known, try again, and tell."""
@@ -1049,36 +1053,15 @@ class Engine:
         active.inbox_read = entry.number
         active.taken.append(entry.number)
         try:
-            event = self._news_of(active, entry)
-            if event is not None:
-                self._record(active, event)
+            news = news_for(active.run, entry)
+            active.objects += news.objects
+            if news.event is not None:
+                self._record(active, news.event)
         except (DecodeError, ValueError) as error:
             log.error("run %s: news that cannot be read: %s", active.run_id, error)
         except ImpossibleEvent as error:
             log.warning("run %s: news that came too late: %s", active.run_id, error)
         self._note_unwritten(active)
-
-    def _news_of(self, active: ActiveRun, entry: InboxEntry) -> Event | None:
-        """The event that an entry of the inbox is for its run; None when it changes nothing."""
-        run = active.run
-        match InboxKind(entry.kind):
-            case InboxKind.CANCEL:
-                is_over = run.finished in (RunStatus.SUCCESSFUL, RunStatus.CANCELED)
-                return None if is_over else CancelRequested()
-            case InboxKind.PAUSE:
-                return PauseChanged(paused=True) if run.is_open and not run.is_paused else None
-            case InboxKind.CONTINUE:
-                return PauseChanged(paused=False) if run.is_paused else None
-            case InboxKind.SIGNAL:
-                if run.finished is RunStatus.SUCCESSFUL:
-                    return None
-                signal = decode_json(entry.body, type=Signal)
-                active.objects += signal.objects
-                return SignalReceived(signal.name, signal.value)
-            case InboxKind.CALL:
-                call = decode_json(entry.body, type=ActorCall)
-                active.objects += call.objects
-                return CallReceived(call.steps, call.call)
 
     def _watch(self, run_id: str, name: str | None, listener: Listener) -> None:
         try:
@@ -1088,16 +1071,10 @@ class Engine:
         except StorageError as error:
             listener(Gone(error))
             return
-        if active is None or not active.is_owned:
+        if active is None:
             listener(Gone(WorkflowError(f"run {run_id!r} is not driven here", run_id)))
             return
-        run = active.run
-        ended: Ended | None = None
-        if name is not None:
-            step = run.find_step(name)
-            ended = None if step is None else Ended.of_step(run, step.number)
-        elif run.is_at_rest or not run.is_open:
-            ended = Ended.of(run)
+        ended = Ended.find(active.run, name)
         if ended is not None and not self._has_unwritten(active):
             listener(ended)
         elif name is None:
@@ -1178,7 +1155,13 @@ class Engine:
         self._set_timer(active)
         self._look_at = 0.0  # there may be news from before
 
-    def _rejoin(self, run_id: str, listener: Listener, forward: bool) -> None:
+    def _rejoin(
+        self,
+        run_id: str,
+        listener: Listener,
+        forward: bool,
+        on_accepted: Callable[[], object] | None,
+    ) -> None:
         active = self._runs.get(run_id)
         is_over = active is None or active.run.finished is RunStatus.SUCCESSFUL
         if active is None or is_over or active.run.is_open:
@@ -1186,7 +1169,7 @@ class Engine:
             listener(Gone(WorkflowRunningError(text, run_id)))
             return
         active.listeners.append(listener)
-        active.forward = forward
+        active.forward, active.on_accepted = forward, on_accepted
         active.takes = True
         self._turns.take_anyway(active)
         self._record(active, RunResumed())
@@ -1219,7 +1202,8 @@ class Engine:
             run_id=run_id, epoch=active.epoch, entries=[], summary=summary, takes=True
         )
         self._releases[run_id] = release
-        self._write_releases()
+        if not self._is_stopping:
+            self._write_releases()
 
     def _write_releases(self) -> None:
         """Tell that runs have no owner any more; tried again while nothing can be written. When
@@ -1235,10 +1219,11 @@ class Engine:
                 self._next_release = self._clock.monotonic() + RETRY_RELEASE_S
 
     def _stop(self) -> None:
+        self._is_stopping = True
         for run_id in [*self._runs, *self._parked]:
             stopped = WorkflowError(f"run {run_id!r} was let go: the engine is stopping", run_id)
             self._let_go(run_id, stopped)
-        self._is_stopping = True
+        self._write_releases()
 
 
 def error_of(error: WeftlineError) -> Error:

@@ -146,25 +146,29 @@ class Tidying:
     def _tidy_objects(self, tidied: Tidied, held: Held, *, is_trial: bool) -> None:
         now, ages = self._clock.time(), self._ages
         in_trash = list(self._objects.trashed())
-        needed = [each for each in in_trash if held.holds(each)]
+        places = set(map(_place, in_trash))
+        old, again = list[StoredFile](), set[tuple[str, bool]]()
+        for each in self._objects.objects():
+            if each.modified_at <= now - ages.object_s and not held.holds(each):
+                old.append(each)
+            if _place(each) in places:  # stored again since it was thrown away
+                again.add(_place(each))
+        over = [each for each in in_trash if each.modified_at <= now - ages.trash_s]
+        spare = [each for each in over if held.holds(each) and _place(each) in again]
+        over = [each for each in over if not held.holds(each)]
+        needed = [each for each in in_trash if held.holds(each) and _place(each) not in again]
         if not is_trial:
             needed = [each for each in needed if self._objects.restore(each.name)]
-        tidied.restored = _size(needed)
-        over = [
-            each
-            for each in in_trash
-            if each.modified_at <= now - ages.trash_s and not held.holds(each)
-        ]
-        old = [
-            each
-            for each in self._objects.objects()
-            if each.modified_at <= now - ages.object_s and not held.holds(each)
-        ]
-        if not is_trial:
+            spare = [each for each in spare if self._is_spare(each) and self._objects.erase(each)]
             over = self._each_unheld("trash", over, self._objects.erase)
             old = self._each_unheld("objects", old, self._objects.trash)
-        tidied.erased, tidied.trashed = _size(over), _size(old)
-        tidied.waiting = _size({*in_trash, *old}.difference(needed, over))
+        tidied.restored, tidied.trashed = _size(needed), _size(old)
+        tidied.erased = _size(over + spare)
+        tidied.waiting = _size({*in_trash, *old}.difference(needed, over, spare))
+
+    def _is_spare(self, found: StoredFile) -> bool:
+        """Whether what is in the trash is there beside what is in its place."""
+        return not self._objects.restore(found.name)
 
     def _each_unheld(
         self, what: str, files: list[StoredFile], act: Callable[[StoredFile], bool]
@@ -217,6 +221,10 @@ def _remove(files: Iterable[Leftover], *, is_trial: bool) -> Removed:
 def _in_parts(items: Sequence[T], size: int) -> Iterator[tuple[int, Sequence[T]]]:
     for start in range(0, len(items), size):
         yield start, items[start : start + size]
+
+
+def _place(found: StoredFile) -> tuple[str, bool]:
+    return found.name, found.is_volatile
 
 
 def _size(files: Collection[StoredFile]) -> Removed:

@@ -253,7 +253,7 @@ class Threads:
     def _look(self) -> None:
         """See what threads are doing that have said nothing for a while."""
         now, self._look_at = self._clock.monotonic(), _NEVER
-        for worker in self._busy:
+        for worker in self._busy[:]:
             if worker.group is not None:
                 self._look_within(self._look_at_one(worker, worker.group, now))
 
@@ -269,6 +269,9 @@ class Threads:
         if attempt.key not in self._wanted:
             worker.is_stuck = worker.running is running
             return again_s
+        if age_s >= LOOK_S and group.todo:  # those were thought to be short
+            group.pace.learn_that_long()
+            self._occupy(group)
         limit = attempt.timeout_s
         if limit is not None and age_s >= limit:
             self._expire(worker, running, limit)

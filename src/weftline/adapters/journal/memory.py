@@ -162,6 +162,11 @@ class MemoryJournal:
             run = self._runs.get(run_id)
             return None if run is None else _record(run_id, run)
 
+    def first_event(self, run_id: str) -> Entry | None:
+        with self._lock:
+            run = self._runs.get(run_id)
+            return run.entries[0] if run is not None and run.entries else None
+
     def list_runs(
         self,
         *,
@@ -219,6 +224,11 @@ class MemoryJournal:
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         with self._lock:
             return [each for each in self._inbox if each.run_id == run_id]
+
+    def list_unread(self) -> list[str]:
+        with self._lock:
+            unread = dict.fromkeys(each.run_id for each in self._inbox)
+            return [run_id for run_id in unread if self._runs[run_id].creation.detached]
 
     def _owner(self, run_id: str) -> str | None:
         run = self._runs.get(run_id)

@@ -261,6 +261,11 @@ SELECT number, run_id, kind, body FROM inbox WHERE run_id = ? AND body IS NOT NU
 """
 """What a run has not taken in."""
 
+LIST_UNREAD = """
+SELECT DISTINCT run_id FROM inbox JOIN runs USING (run_id) WHERE body IS NOT NULL AND detached
+"""
+"""Detached runs that have not taken everything in."""
+
 FIND_RUN = f"{_RUN} WHERE run_id = ?"
 """One run."""
 
@@ -280,6 +285,9 @@ ORDER BY created_at DESC, number DESC LIMIT :limit
 
 READ_EVENTS = "SELECT seq, at, kind, body FROM events WHERE run_id = ? AND seq > ? ORDER BY seq"
 """The events of a run behind one of them, oldest first."""
+
+FIRST_EVENT = "SELECT seq, at, kind, body FROM events WHERE run_id = ? AND seq = 1"
+"""The event that a run began with."""
 
 READ_GRAPH = "SELECT steps FROM graphs WHERE hash = ? ORDER BY page"
 """The pages of a graph, in order."""

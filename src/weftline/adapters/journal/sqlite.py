@@ -33,6 +33,7 @@ from weftline.adapters.journal.sql import (
     DELETE_UNNAMED_GRAPH,
     EXTEND_RUN,
     FIND_RUN,
+    FIRST_EVENT,
     GRAPH_EVENTS,
     HAS_GRAPH,
     HOLD_OBJECT,
@@ -40,6 +41,7 @@ from weftline.adapters.journal.sql import (
     LIST_INBOX,
     LIST_RUNS,
     LIST_RUNS_OF_STATUS,
+    LIST_UNREAD,
     NAME_GRAPH,
     OWNER,
     POST,
@@ -167,6 +169,11 @@ class SqliteJournal:
             finally:
                 end_transaction(database, COMMIT)
 
+    def first_event(self, run_id: str) -> Entry | None:
+        with self._database.reading() as database:
+            row = database.execute(FIRST_EVENT, (run_id,)).fetchone()
+            return None if row is None else Entry._make(row)
+
     def list_runs(
         self,
         *,
@@ -230,6 +237,10 @@ class SqliteJournal:
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         with self._database.reading() as database:
             return list(map(InboxEntry._make, database.execute(LIST_INBOX, (run_id,))))
+
+    def list_unread(self) -> list[str]:
+        with self._database.reading() as database:
+            return [run_id for (run_id,) in database.execute(LIST_UNREAD)]
 
     def change_count(self) -> int:
         with self._database.reading() as database:
