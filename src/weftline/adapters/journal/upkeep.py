@@ -44,8 +44,8 @@ class SqliteUpkeep:
 
     def __init__(self, home: Path) -> None:
         self._database = HomeDatabase(home)
-        # Objects that news have named. Numbers of news only grow, and what is taken in is held by
-        # its run from the same commit on.
+        # Objects that news have named since the last look at all. Their numbers only grow, and what
+        # is taken in is held by its run from the same commit on.
         self._news: set[str] = set()
         self._last_news = 0
 
@@ -78,9 +78,10 @@ class SqliteUpkeep:
         with self._database.reading() as database:
             try:
                 database.execute(BEGIN_READ)
-                for _, run_id, news in database.execute(LIST_NEWS, (0,)):
+                self._news, self._last_news = set(), 0
+                for run_id, names in self._read_news(database):
                     if run_id not in without:
-                        by_unfinished.update(objects_in(news))
+                        by_unfinished.update(names)
                 by_any |= by_unfinished
                 for run_id, name, has_ended in database.execute(LIST_HELD):
                     if run_id not in without:
@@ -95,10 +96,18 @@ class SqliteUpkeep:
     def unheld(self, files: Sequence[StoredFile]) -> Iterator[list[StoredFile]]:
         # Whoever commits waits for this lock, so no transaction is needed.
         with self._database.writing() as database:
-            for number, _, news in database.execute(LIST_NEWS, (self._last_news,)):
-                self._news.update(objects_in(news))
-                self._last_news = max(self._last_news, number)
+            self._read_news(database)
             yield [each for each in files if not self._is_held(database, each)]
+
+    def _read_news(self, database: sqlite3.Connection) -> list[tuple[str, tuple[str, ...]]]:
+        """Take note of news that came since; which runs they are for, and what they name."""
+        found = []
+        for number, run_id, news in database.execute(LIST_NEWS, (self._last_news,)):
+            names = objects_in(news)
+            self._news.update(names)
+            self._last_news = max(self._last_news, number)
+            found.append((run_id, names))
+        return found
 
     def _is_held(self, database: sqlite3.Connection, found: StoredFile) -> bool:
         if found.name in self._news:
