@@ -38,6 +38,7 @@ FLOOR = {
     "app": 4,
     "controller": 4,
     "link": 4,
+    "upkeep": 4,
     "api": 5,
     "server": 5,
     "__init__": 6,

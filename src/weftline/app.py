@@ -22,6 +22,7 @@ from weftline.adapters.journal.memory import MemoryJournal
 from weftline.adapters.journal.sqlite import SqliteJournal
 from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.memory import MemoryObjectStore
+from weftline.adapters.objects.sharing import note_home
 from weftline.codecs.exceptions import decode_error
 from weftline.codecs.values import decode
 from weftline.config import Settings, load_settings
@@ -40,6 +41,7 @@ from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.engine.turns import Turns
 from weftline.errors import (
     ControllerUnavailable,
+    OtherPython,
     StepNotFoundError,
     StorageFull,
     WeftlineError,
@@ -51,7 +53,7 @@ from weftline.errors import (
 )
 from weftline.link.link import Link, Listener
 from weftline.ports import ActorCall, Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
-from weftline.version import __version__
+from weftline.version import PYTHON, __version__
 from weftline.wire import MARKER
 from weftline.workers.attempt import current
 from weftline.workers.children import Children
@@ -99,6 +101,8 @@ class App:
         else:
             self.journal = SqliteJournal(settings.home)
             self.objects = LocalObjectStore(settings.objects)
+            with contextlib.suppress(OSError):  # one that cannot be written to holds nothing of us
+                note_home(settings.objects, settings.home)
         self._slots: Slots = find_slots(
             settings.num_cpus, settings.num_gpus, settings.resources, os.environ
         )
@@ -1104,18 +1108,30 @@ def _no_result(run_id: str, name: str | None, timeout_s: float | None) -> Timeou
 def environment_here() -> Environment:
     """This process, as the environment that children of its runs are started in."""
     cwd = os.getcwd()
-    return Environment(
-        python=sys.executable, sys_path=tuple(entry or cwd for entry in sys.path), cwd=cwd
-    )
+    sys_path = tuple(entry or cwd for entry in sys.path)
+    return Environment(python=sys.executable, sys_path=sys_path, cwd=cwd, version=PYTHON)
 
 
 def usable_environment(recorded: Environment) -> tuple[Environment, tuple[str, ...]]:
-    """The recorded environment, or this process's own where it is gone, and what to say."""
+    """The recorded environment, or this process's own where it is gone, and what to say.
+
+    Raises: OtherPython when the code of the run would not run in this process's own.
+    """
     here = environment_here()
     if not Path(recorded.python).exists():
+        if recorded.version not in ("", here.version):
+            raise OtherPython(
+                f"the run's interpreter {recorded.python} is gone, and its code runs in Python"
+                f" {recorded.version} alone: resume it with such a Python that has Weftline, not"
+                f" with {here.python}, which is Python {here.version}"
+            )
         text = f"the run's interpreter {recorded.python} is gone; {here.python} is used instead"
         return here, (text,)
     if not Path(recorded.cwd).is_dir():
         text = f"the run's folder {recorded.cwd} is gone; {here.cwd} is used instead"
-        return Environment(python=recorded.python, sys_path=here.sys_path, cwd=here.cwd), (text,)
+        # Packages of one interpreter are of no use to another one.
+        is_same = recorded.python == here.python
+        left = tuple(entry for entry in recorded.sys_path if os.path.exists(entry))
+        sys_path = here.sys_path if is_same else left
+        return msgspec.structs.replace(recorded, sys_path=sys_path, cwd=here.cwd), (text,)
     return recorded, ()

@@ -980,15 +980,17 @@ def test_a_home_of_an_older_release_is_brought_up_to_date(
     first.close()
     scripts = tmp_path / "migrations"
     shutil.copytree(database._MIGRATIONS, scripts)
+    known = database.newest_schema()
+    wrong, right = (scripts / f"{known + 1:04}_{name}.sql" for name in ("wrong", "right"))
     monkeypatch.setattr(database, "_MIGRATIONS", scripts)
     try:
-        (scripts / "0003_wrong.sql").write_text("CREATE TABLE added (a);\nCREATE TABLE runs (b);")
+        wrong.write_text("CREATE TABLE added (a);\nCREATE TABLE runs (b);")
         database._migrations.cache_clear()
         journal = SqliteJournal(home)
         with pytest.raises(StorageError, match="runs already exists"):
             journal.list_runs()
-        (scripts / "0003_wrong.sql").rename(scripts / "0003_right.sql")
-        (scripts / "0003_right.sql").write_text("CREATE TABLE added (a);")
+        wrong.rename(right)
+        right.write_text("CREATE TABLE added (a);")
         database._migrations.cache_clear()
         assert ids(journal.list_runs()) == ["r"]
         journal.close()
@@ -996,7 +998,7 @@ def test_a_home_of_an_older_release_is_brought_up_to_date(
         database._migrations.cache_clear()
     monkeypatch.undo()
     old = SqliteJournal(home)
-    with pytest.raises(NewerHome, match=r"schema 2; .* up to 1\)"):
+    with pytest.raises(NewerHome, match=rf"schema {known + 1}; .* up to {known}\)"):
         old.list_runs()
     old.close()
 
