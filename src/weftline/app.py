@@ -28,12 +28,13 @@ from weftline.control import Accepted, Declared, NewRun
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, RunSubmitted, decode_event
 from weftline.core.graph import Graph, Pages, decode_pages, differences
+from weftline.core.run import Run, StepState
 from weftline.core.values import Error, Packed, objects_of
 from weftline.core.workflow import Workflow
 from weftline.engine.active import Ended, Gone, News, Output, Stalled, Submission
 from weftline.engine.committer import Committer
 from weftline.engine.engine import Engine
-from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout
+from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout, find_end
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.engine.turns import Turns
@@ -188,7 +189,7 @@ class App:
         if not is_over:
             self.make_free(recorded.record)
         if written is not None:
-            self._warn_of_changes(recorded, written)
+            self._warn_of_changes(recorded, written, stacklevel=5)
         if is_over:
             return Ended.of(recorded.run)
         environment, noted = usable_environment(recorded.record.creation.environment)
@@ -244,13 +245,14 @@ class App:
         """Whether the objects that a volatile value names have not been removed."""
         return all(map(self.objects.exists, objects_of(value)))
 
-    def _warn_of_changes(self, recorded: Recorded, written: Workflow) -> None:
+    @staticmethod
+    def _warn_of_changes(recorded: Recorded, written: Workflow, *, stacklevel: int) -> None:
         changes = differences(recorded.graph, written.graph)
         if changes:
             warnings.warn(
                 f"run {recorded.record.run_id!r} goes on as it was recorded, although the workflow"
                 f" was changed since: {'; '.join(changes)}. Use another id to run it as it is now.",
-                stacklevel=5,
+                stacklevel=stacklevel,
             )
 
     # -- detached runs --------------------------------------------------------------------------
@@ -329,11 +331,12 @@ class App:
 
         Raises: WorkflowNotFoundError, WorkflowRunningError, ControllerUnavailable.
         """
-        if written is not None:
-            self._warn_of_changes(read_run(self.journal, run_id), written)
+        recorded = None if written is None else read_run(self.journal, run_id)
         problem = self.resume_many([run_id])[0]
         if problem is not None:
             raise problem
+        if recorded is not None and written is not None:
+            self._warn_of_changes(recorded, written, stacklevel=4)
 
     def resume_many(self, run_ids: Sequence[str]) -> list[WeftlineError | None]:
         """The same for several at once; for each None, or why it does not go on.
@@ -519,6 +522,22 @@ class App:
     def read(self, run_id: str) -> Recorded:
         """The run, folded from its journal. Raises: WorkflowNotFoundError."""
         return read_run(self.journal, run_id)
+
+    def find_end(self, run_id: str, name: str | None) -> Ended | None:
+        """How the run, or its step `name`, has ended; None as long as it has not.
+
+        Raises: WorkflowNotFoundError.
+        """
+        reader = RunReader(self.journal, run_id, seeks=name)
+        reader.refresh()
+        return find_end(reader)
+
+    def find_step(self, run_id: str, name: str) -> tuple[Run, StepState] | None:
+        """The step of this name, as it stands, and the run of which it is one, also of an actor
+        that has laid it down. Raises: WorkflowNotFoundError."""
+        reader = RunReader(self.journal, run_id, seeks=name)
+        reader.refresh()
+        return reader.find_sought()
 
     def first_graph(self, run_id: str) -> Graph:
         """The graph that the run was submitted with. Raises: WorkflowNotFoundError."""

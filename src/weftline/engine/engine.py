@@ -1079,8 +1079,17 @@ class Engine:
             listener(ended)
         elif name is None:
             active.listeners.append(listener)
+        elif ended is None and self._may_lie_behind(active, name):
+            text = f"{name!r} of run {run_id!r} may have ended long ago: its journal tells"
+            listener(Gone(WorkflowError(text, run_id)))
         else:
             active.step_listeners.setdefault(name, []).append(listener)
+
+    def _may_lie_behind(self, active: ActiveRun, name: str) -> bool:
+        """Whether an actor may have had this step, or call, before it laid steps down."""
+        if active.run.laid_down and active.run.find_step(name) is None:
+            self._read_inbox()  # it may be a call that was posted just now
+        return bool(active.run.laid_down) and active.run.find_step(name) is None
 
     # -- limits ---------------------------------------------------------------------------------
 
