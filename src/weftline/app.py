@@ -30,12 +30,13 @@ from weftline.control import Accepted, Declared, NewRun
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, RunSubmitted, decode_event
 from weftline.core.graph import Graph, Pages, decode_pages, differences
+from weftline.core.run import Run, StepState
 from weftline.core.values import Error, Packed, objects_of
 from weftline.core.workflow import Workflow
 from weftline.engine.active import Ended, Gone, News, Output, Stalled, Submission
 from weftline.engine.committer import Committer
 from weftline.engine.engine import Engine
-from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout
+from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout, find_end
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.engine.turns import Turns
@@ -250,7 +251,11 @@ class App:
         return all(map(self.objects.exists, objects_of(value)))
 
     @staticmethod
+<<<<<<< HEAD
     def _warn_of_changes(recorded: Recorded, written: Workflow, stacklevel: int) -> None:
+=======
+    def _warn_of_changes(recorded: Recorded, written: Workflow, *, stacklevel: int) -> None:
+>>>>>>> h-rows
         changes = differences(recorded.graph, written.graph)
         if changes:
             warnings.warn(
@@ -335,11 +340,17 @@ class App:
 
         Raises: WorkflowNotFoundError, WorkflowRunningError, ControllerUnavailable.
         """
+<<<<<<< HEAD
         if written is not None:
             self._warn_of_changes(self.read(run_id), written, stacklevel=4)
+=======
+        recorded = None if written is None else read_run(self.journal, run_id)
+>>>>>>> h-rows
         problem = self.resume_many([run_id])[0]
         if problem is not None:
             raise problem
+        if recorded is not None and written is not None:
+            self._warn_of_changes(recorded, written, stacklevel=4)
 
     def resume_many(self, run_ids: Sequence[str]) -> list[WeftlineError | None]:
         """The same for several at once; for each None, or why it does not go on.
@@ -551,6 +562,22 @@ class App:
     def read(self, run_id: str) -> Recorded:
         """The run, folded from its journal. Raises: WorkflowNotFoundError."""
         return read_run(self.journal, run_id)
+
+    def find_end(self, run_id: str, name: str | None) -> Ended | None:
+        """How the run, or its step `name`, has ended; None as long as it has not.
+
+        Raises: WorkflowNotFoundError.
+        """
+        reader = RunReader(self.journal, run_id, seeks=name)
+        reader.refresh()
+        return find_end(reader)
+
+    def find_step(self, run_id: str, name: str) -> tuple[Run, StepState] | None:
+        """The step of this name, as it stands, and the run of which it is one, also of an actor
+        that has laid it down. Raises: WorkflowNotFoundError."""
+        reader = RunReader(self.journal, run_id, seeks=name)
+        reader.refresh()
+        return reader.find_sought()
 
     def first_graph(self, run_id: str) -> Graph:
         """The graph that the run was submitted with. Raises: WorkflowNotFoundError."""

@@ -87,6 +87,11 @@ class ActorClass:
 
         return refuse
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by its attributes: the class may name this very object in its methods, and while it
+        # is loaded there is nothing yet that `__getattr__` could ask.
+        return ActorClass, (self._cls,)
+
     def __repr__(self) -> str:
         return f"<virtual actor class {self._cls.__qualname__!r}>"
 

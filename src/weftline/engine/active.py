@@ -9,10 +9,13 @@ from msgspec import Struct
 from weftline.core.environment import Environment
 from weftline.core.events import Event, RunStatus, RunSubmitted, encode_event
 from weftline.core.graph import Graph
-from weftline.core.run import Run
+from weftline.core.run import NOTHING, Run
 from weftline.core.values import Error, Packed
 from weftline.errors import WeftlineError
 from weftline.ports import Creation, Entry, RunChange, Summary
+
+FIRST_METHOD = "__init__"
+"""The name of an actor's first step; no other one is called so."""
 
 
 class Ended(NamedTuple):
@@ -36,7 +39,14 @@ class Ended(NamedTuple):
         if name is None:
             return cls.of(run) if run.is_at_rest or not run.is_open else None
         step = run.find_step(name)
-        return None if step is None else cls.of_step(run, step.number)
+        if step is not None:
+            return cls.of_step(run, step.number)
+        if run.laid_down and name == FIRST_METHOD:  # else there would be nothing behind
+            return cls(RunStatus.SUCCESSFUL, NOTHING, None, name, None)
+        if run.is_actor and not run.is_open:  # a call that waits until the actor goes on
+            reason = f"it has not begun, and the actor is {run.status}"
+            return cls(run.status, None, run.error, cls.of(run).step, run.held or reason)
+        return None
 
     @classmethod
     def of_step(cls, run: Run, number: int) -> "Ended | None":
