@@ -251,11 +251,7 @@ class App:
         return all(map(self.objects.exists, objects_of(value)))
 
     @staticmethod
-<<<<<<< HEAD
-    def _warn_of_changes(recorded: Recorded, written: Workflow, stacklevel: int) -> None:
-=======
     def _warn_of_changes(recorded: Recorded, written: Workflow, *, stacklevel: int) -> None:
->>>>>>> h-rows
         changes = differences(recorded.graph, written.graph)
         if changes:
             warnings.warn(
@@ -340,12 +336,7 @@ class App:
 
         Raises: WorkflowNotFoundError, WorkflowRunningError, ControllerUnavailable.
         """
-<<<<<<< HEAD
-        if written is not None:
-            self._warn_of_changes(self.read(run_id), written, stacklevel=4)
-=======
         recorded = None if written is None else read_run(self.journal, run_id)
->>>>>>> h-rows
         problem = self.resume_many([run_id])[0]
         if problem is not None:
             raise problem

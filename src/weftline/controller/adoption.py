@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from weftline.app import App, usable_environment
 from weftline.core.events import RunStatus
-from weftline.engine.active import Ended, Gone, Listener, News
+from weftline.engine.active import Gone, Listener, News
 from weftline.engine.engine import Engine
+from weftline.engine.lookout import find_end
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.errors import WeftlineError, WorkflowError, WorkflowRunningError
@@ -226,10 +227,10 @@ class Adoption:
 
     def _answer(self, watched: _Watched) -> None:
         run_id, name, listener = watched
-        reader = RunReader(self._app.journal, run_id, name=name)
+        reader = RunReader(self._app.journal, run_id, seeks=name)
         reader.refresh()
         recorded = reader.recorded()
-        ended = reader.ending or Ended.find(recorded.run, name)
+        ended = find_end(reader)
         has_news = recorded.run.is_at_rest and bool(self._app.journal.list_inbox(run_id))
         if ended is not None and (name is not None or not has_news):
             listener(ended)

@@ -1156,24 +1156,12 @@ class Engine:
             listener(ended)
         elif name is None:
             active.listeners.append(listener)
-<<<<<<< HEAD
         elif ended is None and not run.is_open:
             listener(Gone(never_had(run_id, name)))
-=======
-        elif ended is None and self._may_lie_behind(active, name):
-            text = f"{name!r} of run {run_id!r} may have ended long ago: its journal tells"
-            listener(Gone(WorkflowError(text, run_id)))
->>>>>>> h-rows
         else:
             active.step_listeners.setdefault(name, []).append(listener)
             if ended is not None:
                 self._note_unwritten(active)  # the commit under way tells of no new listeners
-
-    def _may_lie_behind(self, active: ActiveRun, name: str) -> bool:
-        """Whether an actor may have had this step, or call, before it laid steps down."""
-        if active.run.laid_down and active.run.find_step(name) is None:
-            self._read_inbox()  # it may be a call that was posted just now
-        return bool(active.run.laid_down) and active.run.find_step(name) is None
 
     # -- limits ---------------------------------------------------------------------------------
 

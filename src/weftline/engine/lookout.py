@@ -50,18 +50,12 @@ class Lookout:
         self._is_looking = self._is_closed = False
 
     def watch(self, run_id: str, name: str | None, listener: Listener) -> None:
-<<<<<<< HEAD
-        """Tell once, on the lookout's thread, how the run, or its step `name`, ends; `Gone` when
-        nobody drives it."""
-        reader = RunReader(self._journal, run_id, name=name)
-=======
         """Tell once how the run, or its step `name`, ends: at once if it has, else on the
         lookout's thread; `Gone` when nobody drives it."""
         reader = RunReader(self._journal, run_id, seeks=name)
         watched = _Watched(reader, run_id, name, listener)
         if self._tell(watched):
             return
->>>>>>> h-rows
         with self._lock:
             self._watched.append(watched)
             if self._is_looking:
@@ -115,11 +109,7 @@ class Lookout:
         watched.reader.refresh()
         recorded = watched.reader.recorded()
         run, run_id, name = recorded.run, watched.run_id, watched.name
-<<<<<<< HEAD
-        ended = watched.reader.ending or Ended.find(run, name)
-=======
         ended = find_end(watched.reader)
->>>>>>> h-rows
         if ended is not None:
             return ended
         if not run.is_open:

@@ -8,12 +8,7 @@ from typing import NamedTuple
 
 from weftline.core.events import ActorRested, Event, GraphExtended, RunSubmitted, decode_event
 from weftline.core.graph import Graph, decode_pages
-<<<<<<< HEAD
-from weftline.core.run import Run
-from weftline.engine.active import Ended
-=======
 from weftline.core.run import Run, StepState
->>>>>>> h-rows
 from weftline.errors import StorageError, WorkflowNotFoundError
 from weftline.ports import FROM_BASE, Journal, RunRecord
 
@@ -39,14 +34,6 @@ def read_run(journal: Journal, run_id: str, *, to_drive: bool = False) -> Record
 class RunReader:
     """Reads a run, and later only what has been added since.
 
-<<<<<<< HEAD
-    def __init__(
-        self, journal: Journal, run_id: str, *, to_drive: bool = False, name: str | None = None
-    ) -> None:
-        self._journal, self._run_id, self._name = journal, run_id, name
-        self.ending: Ended | None = None
-        """How the step or call `name` has ended, if the actor has laid it down behind it."""
-=======
     What an actor has laid down behind it is forgotten on the way, but for the step called `seeks`.
     """
 
@@ -55,7 +42,6 @@ class RunReader:
     ) -> None:
         self._journal, self._run_id, self.seeks = journal, run_id, seeks
         self._behind: tuple[Run, StepState] | None = None
->>>>>>> h-rows
         self.run = Run(run_id)
         self.record: RunRecord | None = None
         self.graph: Graph | None = None
@@ -75,13 +61,8 @@ class RunReader:
                 steps = decode_pages(self._journal.read_graph(event.graph))
                 graph = Graph(steps=steps, output=event.output)
                 self.graph = self.graph or graph
-<<<<<<< HEAD
-            if isinstance(event, ActorRested) and self.ending is None and self._name is not None:
-                self.ending = Ended.find(self.run, self._name)
-=======
             if self.seeks is not None and isinstance(event, ActorRested):
                 self._keep_sought()
->>>>>>> h-rows
             self.run.apply(event, entry.at, graph)
             self._last_seq = entry.seq
             news.append((entry.at, event))
