@@ -51,6 +51,9 @@ NEIGHBOURS = {
     ("codecs", "code"),
     ("codecs", "ports"),
     ("code", "ports"),
+    ("control", "wire"),
+    ("app", "link"),
+    ("controller", "app"),
     ("__init__", "workflow"),
 }
 

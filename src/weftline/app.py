@@ -11,6 +11,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from errno import ENOSPC
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -29,12 +30,13 @@ from weftline.control import Accepted, Declared, NewRun
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, RunSubmitted, decode_event
 from weftline.core.graph import Graph, Pages, decode_pages, differences
+from weftline.core.run import Run, StepState
 from weftline.core.values import Error, Packed, objects_of
 from weftline.core.workflow import Workflow
 from weftline.engine.active import Ended, Gone, News, Output, Stalled, Submission
 from weftline.engine.committer import Committer
 from weftline.engine.engine import Engine
-from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout
+from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout, find_end
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.engine.turns import Turns
@@ -51,7 +53,7 @@ from weftline.errors import (
     WorkflowRunningError,
 )
 from weftline.link.link import Link, Listener
-from weftline.ports import Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
+from weftline.ports import ActorCall, Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
 from weftline.version import PYTHON, __version__
 from weftline.wire import MARKER
 from weftline.workers.attempt import current
@@ -192,7 +194,7 @@ class App:
         if not is_over:
             self.make_free(recorded.record)
         if written is not None:
-            self._warn_of_changes(recorded, written)
+            self._warn_of_changes(recorded, written, stacklevel=5)
         if is_over:
             return Ended.of(recorded.run)
         environment, noted = usable_environment(recorded.record.creation.environment)
@@ -248,13 +250,14 @@ class App:
         """Whether the objects that a volatile value names have not been removed."""
         return all(map(self.objects.exists, objects_of(value)))
 
-    def _warn_of_changes(self, recorded: Recorded, written: Workflow) -> None:
+    @staticmethod
+    def _warn_of_changes(recorded: Recorded, written: Workflow, *, stacklevel: int) -> None:
         changes = differences(recorded.graph, written.graph)
         if changes:
             warnings.warn(
                 f"run {recorded.record.run_id!r} goes on as it was recorded, although the workflow"
                 f" was changed since: {'; '.join(changes)}. Use another id to run it as it is now.",
-                stacklevel=5,
+                stacklevel=stacklevel,
             )
 
     # -- detached runs --------------------------------------------------------------------------
@@ -329,15 +332,16 @@ class App:
 
     def resume(self, run_id: str, *, written: Workflow | None = None) -> None:
         """Let a run go on, detached, also one that failed, was canceled or is held back; returns
-        when that is durable. One that has its result is left alone. `written` as for `proceed`.
+        when that is durable. One that has its result is left alone. `written` is as for `proceed`.
 
         Raises: WorkflowNotFoundError, WorkflowRunningError, ControllerUnavailable.
         """
-        if written is not None:
-            self._warn_of_changes(read_run(self.journal, run_id), written)
+        recorded = None if written is None else read_run(self.journal, run_id)
         problem = self.resume_many([run_id])[0]
         if problem is not None:
             raise problem
+        if recorded is not None and written is not None:
+            self._warn_of_changes(recorded, written, stacklevel=4)
 
     def resume_many(self, run_ids: Sequence[str]) -> list[WeftlineError | None]:
         """The same for several at once; for each None, or why it does not go on.
@@ -477,6 +481,32 @@ class App:
         self.wake_owner(run_id)
         return counts
 
+    def call_actor(
+        self, run_id: str, steps: bytes, call: str, objects: tuple[str, ...], listener: Listener
+    ) -> None:
+        """Record a call of an actor, and tell the listener how it ends.
+
+        Raises: WorkflowNotFoundError, WorkflowNotResumableError when the actor was canceled.
+        """
+        record = self.get_run(run_id)
+        if record.summary.status is RunStatus.CANCELED:
+            raise WorkflowNotResumableError(
+                f"actor {run_id!r} was canceled; resume it to call it again", run_id
+            )
+        body = msgspec.json.encode(ActorCall(steps, call, objects))
+        if record.summary.status is RunStatus.FAILED:
+            self.post(run_id, InboxKind.CALL, body)
+            self.watch(run_id, call, listener)
+            return
+        # Watched first, so that an actor that is quick does not lay the call down unseen.
+        tell = partial(self._tell, run_id, call, listener)
+        link = self.link
+        if link is None or self._is_ours(record.engine):
+            self.open_engine().engine.watch(run_id, call, tell, is_expected=True)
+        else:
+            link.watch(run_id, call, tell, is_expected=True)
+        self.post(run_id, InboxKind.CALL, body)
+
     def wake_owner(self, run_id: str) -> None:
         """See that what was posted for the run is taken in, if it has no living owner: by a
         controller where the run is one that controllers drive, and where it goes on by itself;
@@ -523,6 +553,22 @@ class App:
     def read(self, run_id: str) -> Recorded:
         """The run, folded from its journal. Raises: WorkflowNotFoundError."""
         return read_run(self.journal, run_id)
+
+    def find_end(self, run_id: str, name: str | None) -> Ended | None:
+        """How the run, or its step `name`, has ended; None as long as it has not.
+
+        Raises: WorkflowNotFoundError.
+        """
+        reader = RunReader(self.journal, run_id, seeks=name)
+        reader.refresh()
+        return find_end(reader)
+
+    def find_step(self, run_id: str, name: str) -> tuple[Run, StepState] | None:
+        """The step of this name, as it stands, and the run of which it is one, also of an actor
+        that has laid it down. Raises: WorkflowNotFoundError."""
+        reader = RunReader(self.journal, run_id, seeks=name)
+        reader.refresh()
+        return reader.find_sought()
 
     def first_graph(self, run_id: str) -> Graph:
         """The graph that the run was submitted with. Raises: WorkflowNotFoundError."""

@@ -113,6 +113,10 @@ class RunHandle(Future[T], Generic[T]):
         try:
             ended: Any = super().result(timeout)
         except TimeoutError:
+            # Whoever watches it may not have heard yet of what is recorded already.
+            if (found := home().find_end(self.workflow_id, self._name)) is not None:
+                self.settle(found)
+                return found
             what = f"{self._name!r} of run" if self._name else "run"
             text = f"{what} {self.workflow_id!r} has no result after {timeout:g} s"
             raise TimeoutError(text) from None

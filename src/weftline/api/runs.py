@@ -159,11 +159,10 @@ def get_metadata(workflow_id: str, name: str | None = None) -> dict[str, Any]:
             "user_metadata": record.creation.metadata,
             "stats": _known(stats, without=("end_time",) if status is CANCELED else ()),
         }
-    run = app.read(workflow_id).run
-    step = run.find_step(name)
-    if step is None:
+    found = app.find_step(workflow_id, name)
+    if found is None:
         raise StepNotFoundError(f"No such step_id {name} in workflow {workflow_id}", workflow_id)
-    return _step_metadata(run, step)
+    return _step_metadata(*found)
 
 
 def _known(stats: dict[str, float | None], without: tuple[str, ...] = ()) -> dict[str, float]:
