@@ -37,6 +37,7 @@ from weftline.adapters.journal.sql import (
     GRAPH_EVENTS,
     HAS_GRAPH,
     HOLD_OBJECT,
+    KNOWS_KEY,
     LAST_SEQ,
     LIST_INBOX,
     LIST_RUNS,
@@ -233,6 +234,10 @@ class SqliteJournal:
         if posted and row[0] is not None:
             ring(self._database.home / "engines", row[0])
         return posted if row is not None else None
+
+    def knows_key(self, run_id: str, key: str) -> bool:
+        with self._database.reading() as database:
+            return database.execute(KNOWS_KEY, (run_id, key)).fetchone() is not None
 
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         with self._database.reading() as database:
