@@ -100,9 +100,10 @@ def test_who_runs_already_is_counted_beyond_the_limits() -> None:
 
 def test_so_many_may_wait() -> None:
     turns = Turns(Seats(0), max_pending=2)
-    assert not turns.is_full
-    turns.pending += [active("a"), active("b")]
-    assert turns.is_full
+    turns.pending += [active("a")]
+    states = [turns.is_full]
+    turns.pending += [active("b")]
+    assert [*states, turns.is_full] == [False, True]
     assert Turns(Seats(0), max_pending=0).is_full
 
 
