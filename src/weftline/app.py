@@ -11,6 +11,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from errno import ENOSPC
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from weftline.adapters.journal.memory import MemoryJournal
 from weftline.adapters.journal.sqlite import SqliteJournal
 from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.memory import MemoryObjectStore
+from weftline.adapters.objects.sharing import note_home
 from weftline.codecs.exceptions import decode_error
 from weftline.codecs.values import decode
 from weftline.config import Settings, load_settings
@@ -40,6 +42,7 @@ from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.engine.turns import Turns
 from weftline.errors import (
     ControllerUnavailable,
+    OtherPython,
     StepNotFoundError,
     StorageFull,
     WeftlineError,
@@ -50,8 +53,8 @@ from weftline.errors import (
     WorkflowRunningError,
 )
 from weftline.link.link import Link, Listener
-from weftline.ports import Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
-from weftline.version import __version__
+from weftline.ports import ActorCall, Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
+from weftline.version import PYTHON, __version__
 from weftline.wire import MARKER
 from weftline.workers.attempt import current
 from weftline.workers.children import Children
@@ -99,6 +102,8 @@ class App:
         else:
             self.journal = SqliteJournal(settings.home)
             self.objects = LocalObjectStore(settings.objects)
+            with contextlib.suppress(OSError):  # one that cannot be written to holds nothing of us
+                note_home(settings.objects, settings.home)
         self._slots: Slots = find_slots(
             settings.num_cpus, settings.num_gpus, settings.resources, os.environ
         )
@@ -327,7 +332,7 @@ class App:
 
     def resume(self, run_id: str, *, written: Workflow | None = None) -> None:
         """Let a run go on, detached, also one that failed, was canceled or is held back; returns
-        when that is durable. One that has its result is left alone. `written` as for `proceed`.
+        when that is durable. One that has its result is left alone. `written` is as for `proceed`.
 
         Raises: WorkflowNotFoundError, WorkflowRunningError, ControllerUnavailable.
         """
@@ -475,6 +480,32 @@ class App:
             raise WorkflowNotFoundError(f"No such workflow_id {run_id}", run_id)
         self.wake_owner(run_id)
         return counts
+
+    def call_actor(
+        self, run_id: str, steps: bytes, call: str, objects: tuple[str, ...], listener: Listener
+    ) -> None:
+        """Record a call of an actor, and tell the listener how it ends.
+
+        Raises: WorkflowNotFoundError, WorkflowNotResumableError when the actor was canceled.
+        """
+        record = self.get_run(run_id)
+        if record.summary.status is RunStatus.CANCELED:
+            raise WorkflowNotResumableError(
+                f"actor {run_id!r} was canceled; resume it to call it again", run_id
+            )
+        body = msgspec.json.encode(ActorCall(steps, call, objects))
+        if record.summary.status is RunStatus.FAILED:
+            self.post(run_id, InboxKind.CALL, body)
+            self.watch(run_id, call, listener)
+            return
+        # Watched first, so that an actor that is quick does not lay the call down unseen.
+        tell = partial(self._tell, run_id, call, listener)
+        link = self.link
+        if link is None or self._is_ours(record.engine):
+            self.open_engine().engine.watch(run_id, call, tell, is_expected=True)
+        else:
+            link.watch(run_id, call, tell, is_expected=True)
+        self.post(run_id, InboxKind.CALL, body)
 
     def wake_owner(self, run_id: str) -> None:
         """See that what was posted for the run is taken in, if it has no living owner: by a
@@ -1095,18 +1126,30 @@ def _no_result(run_id: str, name: str | None, timeout_s: float | None) -> Timeou
 def environment_here() -> Environment:
     """This process, as the environment that children of its runs are started in."""
     cwd = os.getcwd()
-    return Environment(
-        python=sys.executable, sys_path=tuple(entry or cwd for entry in sys.path), cwd=cwd
-    )
+    sys_path = tuple(entry or cwd for entry in sys.path)
+    return Environment(python=sys.executable, sys_path=sys_path, cwd=cwd, version=PYTHON)
 
 
 def usable_environment(recorded: Environment) -> tuple[Environment, tuple[str, ...]]:
-    """The recorded environment, or this process's own where it is gone, and what to say."""
+    """The recorded environment, or this process's own where it is gone, and what to say.
+
+    Raises: OtherPython when the code of the run would not run in this process's own.
+    """
     here = environment_here()
     if not Path(recorded.python).exists():
+        if recorded.version not in ("", here.version):
+            raise OtherPython(
+                f"the run's interpreter {recorded.python} is gone, and its code runs in Python"
+                f" {recorded.version} alone: resume it with such a Python that has Weftline, not"
+                f" with {here.python}, which is Python {here.version}"
+            )
         text = f"the run's interpreter {recorded.python} is gone; {here.python} is used instead"
         return here, (text,)
     if not Path(recorded.cwd).is_dir():
         text = f"the run's folder {recorded.cwd} is gone; {here.cwd} is used instead"
-        return Environment(python=recorded.python, sys_path=here.sys_path, cwd=here.cwd), (text,)
+        # Packages of one interpreter are of no use to another one.
+        is_same = recorded.python == here.python
+        left = tuple(entry for entry in recorded.sys_path if os.path.exists(entry))
+        sys_path = here.sys_path if is_same else left
+        return msgspec.structs.replace(recorded, sys_path=sys_path, cwd=here.cwd), (text,)
     return recorded, ()

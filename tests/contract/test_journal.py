@@ -28,6 +28,7 @@ from weftline.ports import (
     Batch,
     Creation,
     Entry,
+    InboxKind,
     Journal,
     RunCatalogue,
     RunChange,
@@ -979,15 +980,17 @@ def test_a_home_of_an_older_release_is_brought_up_to_date(
     first.close()
     scripts = tmp_path / "migrations"
     shutil.copytree(database._MIGRATIONS, scripts)
+    known = database.newest_schema()
+    wrong, right = (scripts / f"{known + 1:04}_{name}.sql" for name in ("wrong", "right"))
     monkeypatch.setattr(database, "_MIGRATIONS", scripts)
     try:
-        (scripts / "0003_wrong.sql").write_text("CREATE TABLE added (a);\nCREATE TABLE runs (b);")
+        wrong.write_text("CREATE TABLE added (a);\nCREATE TABLE runs (b);")
         database._migrations.cache_clear()
         journal = SqliteJournal(home)
         with pytest.raises(StorageError, match="runs already exists"):
             journal.list_runs()
-        (scripts / "0003_wrong.sql").rename(scripts / "0003_right.sql")
-        (scripts / "0003_right.sql").write_text("CREATE TABLE added (a);")
+        wrong.rename(right)
+        right.write_text("CREATE TABLE added (a);")
         database._migrations.cache_clear()
         assert ids(journal.list_runs()) == ["r"]
         journal.close()
@@ -995,7 +998,7 @@ def test_a_home_of_an_older_release_is_brought_up_to_date(
         database._migrations.cache_clear()
     monkeypatch.undo()
     old = SqliteJournal(home)
-    with pytest.raises(NewerHome, match=r"schema 2; .* up to 1\)"):
+    with pytest.raises(NewerHome, match=rf"schema {known + 1}; .* up to {known}\)"):
         old.list_runs()
     old.close()
 
@@ -1146,3 +1149,23 @@ def test_connections_of_ended_threads_are_closed(sqlite: SqliteJournal) -> None:
     for _ in range(20):
         together(look)
     assert len(sqlite._database._connections) <= 2
+
+
+# -- what nobody has taken in -------------------------------------------------------------------
+
+
+def test_detached_runs_with_news_are_found(journal: AnyJournal) -> None:
+    for run_id, detached in (("a", True), ("b", True), ("c", False)):
+        made = msgspec.structs.replace(creation(), detached=detached)
+        summary = Summary(status=RunStatus.SUCCESSFUL, steps=0, succeeded=0)
+        change = RunChange(run_id=run_id, epoch=1, entries=[], summary=summary, creation=made)
+        journal.commit(Batch(changes=[change]))
+    assert journal.list_unread() == []
+    for run_id in ("a", "a", "c"):
+        journal.post(run_id, InboxKind.CANCEL, b"null")
+    journal.post("b", InboxKind.SIGNAL, b"{}", "key")
+    assert sorted(journal.list_unread()) == ["a", "b"]
+    taken = [each.number for each in journal.list_inbox("b")]
+    change = RunChange(run_id="b", epoch=1, entries=[], summary=summary, taken=taken)
+    assert journal.commit(Batch(changes=[change])) == set()
+    assert journal.list_unread() == ["a"]

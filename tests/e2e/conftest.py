@@ -217,7 +217,8 @@ class Scripts:
         return out, err
 
     def close(self) -> None:
-        for process in self._started:
+        started, self._started = self._started, []
+        for process in started:
             is_well = process.poll() == 0
             process.kill()
             said = process.communicate()

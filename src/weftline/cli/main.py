@@ -193,6 +193,30 @@ def doctor(
     return check_home(full=full, as_json=as_json)
 
 
+@app.command("controller")
+def controller(
+    until_idle: Annotated[
+        float | None,
+        typer.Option(
+            "--until-idle",
+            metavar="SECONDS",
+            min=0,
+            help="End when there was nothing to do for so long: no unfinished run that goes on by"
+            " itself, also not one that sleeps.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
+    """Drive the runs of the home that belong to no program, from this terminal.
+
+    A home has one controller. Without this command one is started when it is needed, and ends by
+    itself; what is left of it goes on here.
+    """
+    from weftline.cli.controller import serve
+
+    return serve(until_idle_s=until_idle)
+
+
 @runs.command("list")
 def list_(
     status: Annotated[
