@@ -1496,7 +1496,10 @@ def test_detached_runs_with_news_are_found(journal: AnyJournal) -> None:
         journal.post(run_id, InboxKind.CANCEL, b"null")
     journal.post("b", InboxKind.SIGNAL, b"{}", "key")
     assert sorted(journal.list_unread()) == ["a", "b"]
+    assert journal.knows_key("b", "key")
+    assert not journal.knows_key("a", "key")
     taken = [each.number for each in journal.list_inbox("b")]
     change = RunChange(run_id="b", epoch=1, entries=[], summary=summary, taken=taken)
     assert journal.commit(Batch(changes=[change])) == set()
     assert journal.list_unread() == ["a"]
+    assert journal.knows_key("b", "key")

@@ -264,6 +264,9 @@ SELECT number, run_id, kind, body FROM inbox WHERE run_id = ? AND body IS NOT NU
 """
 """What a run has not taken in."""
 
+KNOWS_KEY = "SELECT 1 FROM inbox WHERE run_id = ? AND key = ?"
+"""Whether there was news with this key."""
+
 LIST_UNREAD = """
 SELECT DISTINCT run_id FROM inbox JOIN runs USING (run_id) WHERE body IS NOT NULL AND detached
 """

@@ -38,6 +38,7 @@ from weftline.adapters.journal.sql import (
     HAS_GRAPH,
     HOLD_OBJECT,
     IS_UNTAKEN,
+    KNOWS_KEY,
     LAST_SEQ,
     LIST_INBOX,
     LIST_RUNS,
@@ -234,6 +235,10 @@ class SqliteJournal:
         if posted and row[0] is not None:
             ring(self._database.home / "engines", row[0])
         return posted if row is not None else None
+
+    def knows_key(self, run_id: str, key: str) -> bool:
+        with self._database.reading() as database:
+            return database.execute(KNOWS_KEY, (run_id, key)).fetchone() is not None
 
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         with self._database.reading() as database:
