@@ -26,7 +26,7 @@ from weftline.adapters.objects.sharing import note_home
 from weftline.codecs.exceptions import decode_error
 from weftline.codecs.values import decode
 from weftline.config import Settings, load_settings
-from weftline.control import LOCK, Accepted, Declared, NewRun
+from weftline.control import Accepted, Declared, NewRun
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, RunSubmitted, decode_event
 from weftline.core.graph import Graph, Pages, decode_pages, differences
@@ -52,7 +52,6 @@ from weftline.errors import (
     WorkflowNotResumableError,
     WorkflowRunningError,
 )
-from weftline.filelocks import holder_of
 from weftline.link.link import Link, Listener
 from weftline.ports import ActorCall, Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
 from weftline.version import PYTHON, __version__
@@ -350,28 +349,6 @@ class App:
         Raises: ControllerUnavailable.
         """
         self.journal.change_count()
-<<<<<<< HEAD
-        abandoned = self._abandoned(run_ids)
-        return [
-            None if run_id in abandoned and isinstance(problem, WorkflowRunningError) else problem
-            for run_id, problem in zip(run_ids, self._adopt(run_ids, is_resume=True), strict=True)
-        ]
-
-    def _abandoned(self, run_ids: Sequence[str]) -> set[str]:
-        """Those of the runs that go on by themselves as soon as there is a controller. One that is
-        started to resume them may have taken them over before it is asked to."""
-        folder = self.settings.home
-        if folder is None or holder_of(folder / LOCK) is not None:
-            return set()
-        found = [self.journal.find_run(run_id) for run_id in run_ids]
-        return {
-            record.run_id
-            for record in found
-            if record is not None
-            and record.creation.detached
-            and self.status_of(record) is RunStatus.RESUMABLE
-        }
-=======
         idle = {run_id for run_id in run_ids if self._is_left(run_id)}
         found = self._adopt(run_ids, is_resume=True)
         for at, run_id in enumerate(run_ids):
@@ -387,7 +364,6 @@ class App:
         if record is None or not record.creation.detached:
             return False
         return self.status_of(record) is RunStatus.RESUMABLE
->>>>>>> h-rows
 
     def _adopt(self, run_ids: Sequence[str], *, is_resume: bool) -> list[WeftlineError | None]:
         link = self.link
