@@ -349,7 +349,21 @@ class App:
         Raises: ControllerUnavailable.
         """
         self.journal.change_count()
-        return self._adopt(run_ids, is_resume=True)
+        idle = {run_id for run_id in run_ids if self._is_left(run_id)}
+        found = self._adopt(run_ids, is_resume=True)
+        for at, run_id in enumerate(run_ids):
+            # A controller that this has started takes up such runs by itself, and may have done so
+            # before it was asked to.
+            if isinstance(found[at], WorkflowRunningError) and run_id in idle:
+                found[at] = None
+        return found
+
+    def _is_left(self, run_id: str) -> bool:
+        """Whether it is a run that controllers drive, and none does."""
+        record = self.journal.find_run(run_id)
+        if record is None or not record.creation.detached:
+            return False
+        return self.status_of(record) is RunStatus.RESUMABLE
 
     def _adopt(self, run_ids: Sequence[str], *, is_resume: bool) -> list[WeftlineError | None]:
         link = self.link

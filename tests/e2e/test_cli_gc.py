@@ -214,7 +214,7 @@ def test_vacuum_gives_back_what_deleted_runs_left_free(weft: Weft) -> None:
 def test_objects_of_another_home_are_left_alone(weft: Weft) -> None:
     shared = {"WEFTLINE_DATABASE": str(weft.folder / "other"), "WEFTLINE_STORAGE": ""}
     shared["WEFTLINE_STORAGE"] = str(home_of(weft))
-    weft("run", "flow.py:sized", "--id", "theirs", "-q", **shared)
+    weft.end(weft.start("run", "flow.py:sized", "--id", "theirs", "-q", **shared))
     weft("run", "flow.py", "--id", "ours", "-q")
     weft("runs", "delete", "ours", "--yes")
     age(weft)
@@ -222,10 +222,13 @@ def test_objects_of_another_home_are_left_alone(weft: Weft) -> None:
     out, err = weft("gc")
     assert f"other homes keep theirs with them: {weft.folder / 'other'}" in err
     assert "objects" not in out
-    _, err = weft("gc", **shared)
+    _, err = weft.end(weft.start("gc", **shared))
     assert f"other homes keep theirs with them: {home_of(weft)}" in err
     assert stored(weft) == before
-    assert weft("runs", "output", "theirs", "--step", "size", **shared)[0] == "100000\n"
+    assert (
+        weft.end(weft.start("runs", "output", "theirs", "--step", "size", **shared))[0]
+        == "100000\n"
+    )
 
 
 def test_a_home_that_is_not_there_has_nothing_to_remove(weft: Weft) -> None:

@@ -256,6 +256,9 @@ ORDER BY inbox.number LIMIT {INBOX_AT_ONCE}
 """
 """What the runs of an engine have not taken in."""
 
+IS_UNTAKEN = "SELECT 1 FROM inbox WHERE number = ? AND body IS NOT NULL"
+"""Whether an entry lies in the inbox."""
+
 LIST_INBOX = """
 SELECT number, run_id, kind, body FROM inbox WHERE run_id = ? AND body IS NOT NULL ORDER BY number
 """
