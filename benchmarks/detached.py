@@ -60,59 +60,56 @@ def peer(folder: Path, given: Given, shape: str, count: int, journal: str) -> fl
 def beside(
     folder: Path,
     given: Given,
-    name: str,
-    ours: float,
+    ours: dict[str, float],
     unit: str,
     shapes: tuple[str, ...],
     count: int,
     times: float,
 ) -> list[Row]:
-    """Lines that compare one of our figures with the best that DBOS reaches in any of its ways to
-    write the shape."""
+    """Lines that compare our figures with the best that DBOS reaches in any of its ways to write
+    the shape."""
     rows = []
     for journal, what, goal in (
         (AS_IT_COMES, "DBOS as it comes", times),
-        (TUNED, "DBOS with its database switched to WAL", None),
+        (TUNED, "DBOS in WAL", None),
     ):
         found = [peer(folder, given, shape, count, journal) for shape in shapes]
         best = max((rate for rate in found if rate is not None), default=None)
-        if best is not None:
-            text = f"{ours / best:.1f} times ({ours:,.0f} against {best:,.0f} {unit})"
+        if best is None:
+            continue
+        for name, rate in ours.items():
+            text = f"{rate / best:.1f} times ({rate:,.0f} against {best:,.0f} {unit})"
             asked = "" if goal is None else f">= {goal:g} times"
-            met = None if goal is None else ours >= goal * best
+            met = None if goal is None else rate >= goal * best
             rows.append(Row(f"{name}, beside {what}", text, asked, met))
     return rows
 
 
 def chain(folder: Path, given: Given) -> list[Row]:
     ours = measure(folder, DURABLE, "chain", 1000)["per_second"]
-    name = "chain of 1,000 steps"
-    row = Row(name, f"{ours:,.0f} steps/s", "", None)
-    return [row, *beside(folder, given, name, ours, "steps/s", ("chain",), 1000, 4)]
+    row = Row("chain of 1,000 steps", f"{ours:,.0f} steps/s", "", None)
+    return [row, *beside(folder, given, {row.shape: ours}, "steps/s", ("chain",), 1000, 4)]
 
 
 def fan_out(folder: Path, given: Given) -> list[Row]:
     ours = measure(folder, DURABLE, "fan_out", 10_000, "ints", 5)["per_second"]
-    name = "fan-out of 10,000"
-    row = Row(name, f"{ours:,.0f} steps/s", "", None)
-    return [row, *beside(folder, given, name, ours, "steps/s", ("fan_out",), 10_000, 50)]
+    row = Row("fan-out of 10,000 and a sum", f"{ours:,.0f} steps/s", "", None)
+    return [row, *beside(folder, given, {row.shape: ours}, "steps/s", ("fan_out",), 10_000, 50)]
 
 
 def many(folder: Path, given: Given) -> list[Row]:
-    rows, rates = [], []
+    rows, ours = [], {}
     for how, name, goal in (
-        ("submit_many", "one submit_many", 1500),
-        ("run_async", "one run_async each", 700),
+        ("submit_many", "submit_many", 1500),
+        ("run_async", "run_async each", 700),
     ):
         found = measure(folder, SHAPES, "many", 1000, how)
-        text = f"{found['per_second']:,.0f} workflows/s (worst {found['worst']:,.0f})"
-        met = found["per_second"] >= goal
+        rate = ours[f"the same, {name}"] = found["per_second"]
+        text = f"{rate:,.0f} workflows/s (worst {found['worst']:,.0f})"
         shape = f"1,000 workflows of 3 steps, {name}"
-        rows.append(Row(shape, text, f">= {goal:,} workflows/s", met))
-        rates.append(found["per_second"])
-    name = "1,000 workflows of 3 steps, one run_async each"
+        rows.append(Row(shape, text, f">= {goal:,} workflows/s", rate >= goal))
     ways = ("queued", "started")
-    return [*rows, *beside(folder, given, name, rates[1], "workflows/s", ways, 1000, 10)]
+    return rows + beside(folder, given, ours, "workflows/s", ways, 1000, 10)
 
 
 # -- large values -------------------------------------------------------------------------------

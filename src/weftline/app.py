@@ -466,12 +466,15 @@ class App:
     ) -> bool:
         """Send a signal to the run; it is kept until a step waits for one of this name.
 
-        Of several with the same `key` only the first counts; whether this one does.
+        Of several with the same `key` only the first counts, whatever became of the run since;
+        whether this one does.
         Raises: WorkflowNotFoundError, WorkflowNotResumableError when the run has ended for good.
         """
         record = self.get_run(run_id)
         status = record.summary.status
         if status is RunStatus.CANCELED or self._is_over(record):
+            if key is not None and self.journal.knows_key(run_id, key):
+                return False
             text = f"run {run_id!r} is {status}: nothing in it waits for a signal any more"
             raise WorkflowNotResumableError(text, run_id)
         body = msgspec.json.encode(Signal(name, msgspec.Raw(value), objects))

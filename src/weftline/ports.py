@@ -351,6 +351,10 @@ class RunCatalogue(Protocol):
         """
         ...
 
+    def knows_key(self, run_id: str, key: str) -> bool:
+        """Whether news with this key was put into the run's inbox, taken in since or not."""
+        ...
+
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         """What the run's owner has not taken in, oldest first."""
         ...

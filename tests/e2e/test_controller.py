@@ -718,6 +718,10 @@ def test_news_for_a_run_whose_controller_was_killed_starts_another(home: Home) -
     assert home.app.signal("r", "news", pack_inline("json", b'"it came"'), key="1")
     assert not home.app.signal("r", "news", pack_inline("json", b'"again"'), key="1")
     assert home.app.wait_for("r", None, PATIENCE_S) == "it came"
+    # Who is not sure whether it was sent may ask again, also when the run has ended.
+    assert not home.app.signal("r", "news", pack_inline("json", b'"again"'), key="1")
+    with pytest.raises(WorkflowNotResumableError, match="is SUCCESSFUL"):
+        home.app.signal("r", "news", pack_inline("json", b"1"), key="2")
 
 
 def test_a_paused_run_starts_nothing_until_it_may(home: Home, gate: Gate) -> None:

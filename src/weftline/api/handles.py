@@ -154,6 +154,9 @@ def put(value: Any) -> ObjectRef:
 
     A reference that is itself an argument of a step arrives there as the value; inside a list or
     another object it stays a reference. A step that returns one returns the value.
+
+    The value is kept for as long as a run uses it. One that no run uses is kept for 24 hours after
+    it was last stored; after that `weft gc` may remove it.
     Raises: TypeError for a reference; ValueError for what cannot be pickled.
     """
     return put_object(value, home().objects)

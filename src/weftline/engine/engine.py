@@ -1045,7 +1045,9 @@ class Engine:
         ):
             return False
         # One that is held back has READY steps, and is listed anew when its turn comes.
-        return not (run.may_start and any(step.status is StepStatus.READY for step in run.steps))
+        begun = active.attempts
+        ready = (s for s in run.steps if s.status is StepStatus.READY and s.number not in begun)
+        return not (run.may_start and any(ready))
 
     def _is_parked(self, active: ActiveRun) -> bool:
         return self._parked.get(active.run_id) is active
@@ -1070,7 +1072,9 @@ class Engine:
             active.tell_all(Gone(WorkflowRunningError(text, active.run_id)))
             return True
         active.run = recorded.run
+        # What was to begin has begun; what is held back is listed anew when it may.
         active.run.ready.clear()
+        active.run.beginning.clear()
         self._set_timer(active)
         self._look_later(active)
         return True
@@ -1099,6 +1103,7 @@ class Engine:
         active.base_seq = record.summary.base_seq
         active.told_generation = recorded.run.generation
         recorded.run.ready.clear()
+        recorded.run.beginning.clear()
         self._runs[run_id] = active
         return active
 

@@ -221,6 +221,10 @@ class MemoryJournal:
             on_news()
         return True
 
+    def knows_key(self, run_id: str, key: str) -> bool:
+        with self._lock:
+            return (run_id, key) in self._keys
+
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         with self._lock:
             return [each for each in self._inbox if each.run_id == run_id]

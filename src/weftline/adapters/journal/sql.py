@@ -256,10 +256,16 @@ ORDER BY inbox.number LIMIT {INBOX_AT_ONCE}
 """
 """What the runs of an engine have not taken in."""
 
+IS_UNTAKEN = "SELECT 1 FROM inbox WHERE number = ? AND body IS NOT NULL"
+"""Whether an entry lies in the inbox."""
+
 LIST_INBOX = """
 SELECT number, run_id, kind, body FROM inbox WHERE run_id = ? AND body IS NOT NULL ORDER BY number
 """
 """What a run has not taken in."""
+
+KNOWS_KEY = "SELECT 1 FROM inbox WHERE run_id = ? AND key = ?"
+"""Whether there was news with this key."""
 
 LIST_UNREAD = """
 SELECT DISTINCT run_id FROM inbox JOIN runs USING (run_id) WHERE body IS NOT NULL AND detached

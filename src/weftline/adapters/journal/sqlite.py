@@ -37,6 +37,8 @@ from weftline.adapters.journal.sql import (
     GRAPH_EVENTS,
     HAS_GRAPH,
     HOLD_OBJECT,
+    IS_UNTAKEN,
+    KNOWS_KEY,
     LAST_SEQ,
     LIST_INBOX,
     LIST_RUNS,
@@ -139,11 +141,11 @@ class SqliteJournal:
         try:
             make_home(self._database.home)
             self._engines.register(engine)
+            self._registered.add(engine)  # from here on it is to be released
             if on_news is not None:
                 self._bells[engine] = Bell(self._database.home / "engines", engine, on_news)
         except OSError as error:
             raise unusable_home(self._database.home, error) from error
-        self._registered.add(engine)
 
     def release(self, engine: str) -> None:
         bell = self._bells.pop(engine, None)
@@ -233,6 +235,10 @@ class SqliteJournal:
         if posted and row[0] is not None:
             ring(self._database.home / "engines", row[0])
         return posted if row is not None else None
+
+    def knows_key(self, run_id: str, key: str) -> bool:
+        with self._database.reading() as database:
+            return database.execute(KNOWS_KEY, (run_id, key)).fetchone() is not None
 
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         with self._database.reading() as database:
@@ -328,6 +334,9 @@ class SqliteJournal:
                 last_seq = change.entries[-1].seq if change.entries else row[9]
                 if (row[7], row[9], *row[10:19]) != (epoch, last_seq, *_columns(change.summary)):
                     return False
+                for number in change.taken:
+                    if database.execute(IS_UNTAKEN, (number,)).fetchone() is not None:
+                        return False
         except sqlite3.Error:
             raise CommitUnknown(
                 f"{self._database.path}: {cause}; whether the last commit took place is not known"
