@@ -799,8 +799,7 @@ class Engine:
         for name in list(active.step_listeners):
             ended = Ended.find(active.run, name)
             if ended is not None:
-                for listener in active.step_listeners.pop(name):
-                    listener(ended)
+                active.tell_step(name, ended)
 
     def _tell_ending(self, active: ActiveRun, ending: Ended) -> None:
         run = active.run
@@ -834,7 +833,7 @@ class Engine:
         if is_told and not (run.is_open or active.attempts or self._has_unwritten(active)):
             self._forget(active)
             # Who still watches asks for a step that the run does not have.
-            active.tell(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
+            active.tell_all(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
 
     def _stall(self, error: StorageError) -> None:
         """Nothing can be written: start nothing, keep what is known, try again, and tell."""
