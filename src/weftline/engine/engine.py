@@ -252,11 +252,12 @@ class Engine:
         run_id: str,
         listener: Listener,
         *,
+        detached: bool = False,
         forward: bool = False,
         on_accepted: Callable[[], object] | None = None,
     ) -> None:
         """Let an own run go on that failed while steps of it are still running here."""
-        self._put(lambda: self._rejoin(run_id, listener, forward, on_accepted))
+        self._put(lambda: self._rejoin(run_id, listener, detached, forward, on_accepted))
 
     def look(self) -> None:
         """There may be news in the inbox. Nobody is told when nothing is driven here any more."""
@@ -1246,6 +1247,7 @@ class Engine:
         self,
         run_id: str,
         listener: Listener,
+        detached: bool,
         forward: bool,
         on_accepted: Callable[[], object] | None,
     ) -> None:
@@ -1257,7 +1259,7 @@ class Engine:
             return
         active.listeners.append(listener)
         active.forward, active.on_accepted = forward, on_accepted
-        active.takes = True
+        active.takes, active.detaches = True, detached
         self._turns.take_anyway(active)
         self._record(active, RunResumed())
         self._set_timer(active)
