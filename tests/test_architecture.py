@@ -38,6 +38,7 @@ FLOOR = {
     "app": 4,
     "controller": 4,
     "link": 4,
+    "upkeep": 4,
     "api": 5,
     "server": 5,
     "__init__": 6,
@@ -50,6 +51,9 @@ NEIGHBOURS = {
     ("codecs", "code"),
     ("codecs", "ports"),
     ("code", "ports"),
+    ("control", "wire"),
+    ("app", "link"),
+    ("controller", "app"),
     ("__init__", "workflow"),
 }
 

@@ -11,6 +11,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from errno import ENOSPC
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from weftline.adapters.journal.memory import MemoryJournal
 from weftline.adapters.journal.sqlite import SqliteJournal
 from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.memory import MemoryObjectStore
+from weftline.adapters.objects.sharing import note_home
 from weftline.codecs.exceptions import decode_error
 from weftline.codecs.values import decode
 from weftline.config import Settings, load_settings
@@ -28,17 +30,19 @@ from weftline.control import Accepted, Declared, NewRun
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, RunSubmitted, decode_event
 from weftline.core.graph import Graph, Pages, decode_pages, differences
+from weftline.core.run import Run, StepState
 from weftline.core.values import Error, Packed, objects_of
 from weftline.core.workflow import Workflow
 from weftline.engine.active import Ended, Gone, News, Output, Stalled, Submission
 from weftline.engine.committer import Committer
 from weftline.engine.engine import Engine
-from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout
+from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout, find_end
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.engine.turns import Turns
 from weftline.errors import (
     ControllerUnavailable,
+    OtherPython,
     StepNotFoundError,
     StorageFull,
     WeftlineError,
@@ -49,8 +53,8 @@ from weftline.errors import (
     WorkflowRunningError,
 )
 from weftline.link.link import Link, Listener
-from weftline.ports import Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
-from weftline.version import __version__
+from weftline.ports import ActorCall, Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
+from weftline.version import PYTHON, __version__
 from weftline.wire import MARKER
 from weftline.workers.attempt import current
 from weftline.workers.children import Children
@@ -98,6 +102,8 @@ class App:
         else:
             self.journal = SqliteJournal(settings.home)
             self.objects = LocalObjectStore(settings.objects)
+            with contextlib.suppress(OSError):  # one that cannot be written to holds nothing of us
+                note_home(settings.objects, settings.home)
         self._slots: Slots = find_slots(
             settings.num_cpus, settings.num_gpus, settings.resources, os.environ
         )
@@ -188,7 +194,7 @@ class App:
         if not is_over:
             self.make_free(recorded.record)
         if written is not None:
-            self._warn_of_changes(recorded, written)
+            self._warn_of_changes(recorded, written, stacklevel=5)
         if is_over:
             return Ended.of(recorded.run)
         environment, noted = usable_environment(recorded.record.creation.environment)
@@ -244,13 +250,14 @@ class App:
         """Whether the objects that a volatile value names have not been removed."""
         return all(map(self.objects.exists, objects_of(value)))
 
-    def _warn_of_changes(self, recorded: Recorded, written: Workflow) -> None:
+    @staticmethod
+    def _warn_of_changes(recorded: Recorded, written: Workflow, *, stacklevel: int) -> None:
         changes = differences(recorded.graph, written.graph)
         if changes:
             warnings.warn(
                 f"run {recorded.record.run_id!r} goes on as it was recorded, although the workflow"
                 f" was changed since: {'; '.join(changes)}. Use another id to run it as it is now.",
-                stacklevel=5,
+                stacklevel=stacklevel,
             )
 
     # -- detached runs --------------------------------------------------------------------------
@@ -325,15 +332,16 @@ class App:
 
     def resume(self, run_id: str, *, written: Workflow | None = None) -> None:
         """Let a run go on, detached, also one that failed, was canceled or is held back; returns
-        when that is durable. One that has its result is left alone. `written` as for `proceed`.
+        when that is durable. One that has its result is left alone. `written` is as for `proceed`.
 
         Raises: WorkflowNotFoundError, WorkflowRunningError, ControllerUnavailable.
         """
-        if written is not None:
-            self._warn_of_changes(read_run(self.journal, run_id), written)
+        recorded = None if written is None else read_run(self.journal, run_id)
         problem = self.resume_many([run_id])[0]
         if problem is not None:
             raise problem
+        if recorded is not None and written is not None:
+            self._warn_of_changes(recorded, written, stacklevel=4)
 
     def resume_many(self, run_ids: Sequence[str]) -> list[WeftlineError | None]:
         """The same for several at once; for each None, or why it does not go on.
@@ -341,7 +349,21 @@ class App:
         Raises: ControllerUnavailable.
         """
         self.journal.change_count()
-        return self._adopt(run_ids, is_resume=True)
+        idle = {run_id for run_id in run_ids if self._is_left(run_id)}
+        found = self._adopt(run_ids, is_resume=True)
+        for at, run_id in enumerate(run_ids):
+            # A controller that this has started takes up such runs by itself, and may have done so
+            # before it was asked to.
+            if isinstance(found[at], WorkflowRunningError) and run_id in idle:
+                found[at] = None
+        return found
+
+    def _is_left(self, run_id: str) -> bool:
+        """Whether it is a run that controllers drive, and none does."""
+        record = self.journal.find_run(run_id)
+        if record is None or not record.creation.detached:
+            return False
+        return self.status_of(record) is RunStatus.RESUMABLE
 
     def _adopt(self, run_ids: Sequence[str], *, is_resume: bool) -> list[WeftlineError | None]:
         link = self.link
@@ -444,12 +466,15 @@ class App:
     ) -> bool:
         """Send a signal to the run; it is kept until a step waits for one of this name.
 
-        Of several with the same `key` only the first counts; whether this one does.
+        Of several with the same `key` only the first counts, whatever became of the run since;
+        whether this one does.
         Raises: WorkflowNotFoundError, WorkflowNotResumableError when the run has ended for good.
         """
         record = self.get_run(run_id)
         status = record.summary.status
         if status is RunStatus.CANCELED or self._is_over(record):
+            if key is not None and self.journal.knows_key(run_id, key):
+                return False
             text = f"run {run_id!r} is {status}: nothing in it waits for a signal any more"
             raise WorkflowNotResumableError(text, run_id)
         body = msgspec.json.encode(Signal(name, msgspec.Raw(value), objects))
@@ -472,6 +497,32 @@ class App:
             raise WorkflowNotFoundError(f"No such workflow_id {run_id}", run_id)
         self.wake_owner(run_id)
         return counts
+
+    def call_actor(
+        self, run_id: str, steps: bytes, call: str, objects: tuple[str, ...], listener: Listener
+    ) -> None:
+        """Record a call of an actor, and tell the listener how it ends.
+
+        Raises: WorkflowNotFoundError, WorkflowNotResumableError when the actor was canceled.
+        """
+        record = self.get_run(run_id)
+        if record.summary.status is RunStatus.CANCELED:
+            raise WorkflowNotResumableError(
+                f"actor {run_id!r} was canceled; resume it to call it again", run_id
+            )
+        body = msgspec.json.encode(ActorCall(steps, call, objects))
+        if record.summary.status is RunStatus.FAILED:
+            self.post(run_id, InboxKind.CALL, body)
+            self.watch(run_id, call, listener)
+            return
+        # Watched first, so that an actor that is quick does not lay the call down unseen.
+        tell = partial(self._tell, run_id, call, listener)
+        link = self.link
+        if link is None or self._is_ours(record.engine):
+            self.open_engine().engine.watch(run_id, call, tell, is_expected=True)
+        else:
+            link.watch(run_id, call, tell, is_expected=True)
+        self.post(run_id, InboxKind.CALL, body)
 
     def wake_owner(self, run_id: str) -> None:
         """See that what was posted for the run is taken in, if it has no living owner: by a
@@ -519,6 +570,22 @@ class App:
     def read(self, run_id: str) -> Recorded:
         """The run, folded from its journal. Raises: WorkflowNotFoundError."""
         return read_run(self.journal, run_id)
+
+    def find_end(self, run_id: str, name: str | None) -> Ended | None:
+        """How the run, or its step `name`, has ended; None as long as it has not.
+
+        Raises: WorkflowNotFoundError.
+        """
+        reader = RunReader(self.journal, run_id, seeks=name)
+        reader.refresh()
+        return find_end(reader)
+
+    def find_step(self, run_id: str, name: str) -> tuple[Run, StepState] | None:
+        """The step of this name, as it stands, and the run of which it is one, also of an actor
+        that has laid it down. Raises: WorkflowNotFoundError."""
+        reader = RunReader(self.journal, run_id, seeks=name)
+        reader.refresh()
+        return reader.find_sought()
 
     def first_graph(self, run_id: str) -> Graph:
         """The graph that the run was submitted with. Raises: WorkflowNotFoundError."""
@@ -1076,18 +1143,30 @@ def _no_result(run_id: str, name: str | None, timeout_s: float | None) -> Timeou
 def environment_here() -> Environment:
     """This process, as the environment that children of its runs are started in."""
     cwd = os.getcwd()
-    return Environment(
-        python=sys.executable, sys_path=tuple(entry or cwd for entry in sys.path), cwd=cwd
-    )
+    sys_path = tuple(entry or cwd for entry in sys.path)
+    return Environment(python=sys.executable, sys_path=sys_path, cwd=cwd, version=PYTHON)
 
 
 def usable_environment(recorded: Environment) -> tuple[Environment, tuple[str, ...]]:
-    """The recorded environment, or this process's own where it is gone, and what to say."""
+    """The recorded environment, or this process's own where it is gone, and what to say.
+
+    Raises: OtherPython when the code of the run would not run in this process's own.
+    """
     here = environment_here()
     if not Path(recorded.python).exists():
+        if recorded.version not in ("", here.version):
+            raise OtherPython(
+                f"the run's interpreter {recorded.python} is gone, and its code runs in Python"
+                f" {recorded.version} alone: resume it with such a Python that has Weftline, not"
+                f" with {here.python}, which is Python {here.version}"
+            )
         text = f"the run's interpreter {recorded.python} is gone; {here.python} is used instead"
         return here, (text,)
     if not Path(recorded.cwd).is_dir():
         text = f"the run's folder {recorded.cwd} is gone; {here.cwd} is used instead"
-        return Environment(python=recorded.python, sys_path=here.sys_path, cwd=here.cwd), (text,)
+        # Packages of one interpreter are of no use to another one.
+        is_same = recorded.python == here.python
+        left = tuple(entry for entry in recorded.sys_path if os.path.exists(entry))
+        sys_path = here.sys_path if is_same else left
+        return msgspec.structs.replace(recorded, sys_path=sys_path, cwd=here.cwd), (text,)
     return recorded, ()

@@ -48,7 +48,7 @@ def load_settings(
     """
     found: dict[str, tuple[Any, str]] = {}
     for name, value in _from_file((folder or Path.cwd()) / FILE_NAME).items():
-        found[name] = (value, FILE_NAME)
+        found[name] = (value, f"{FILE_NAME}: {name}")
     for name in _READERS:
         text = environ.get(f"WEFTLINE_{name.upper()}")
         if text is not None:

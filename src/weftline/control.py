@@ -88,10 +88,15 @@ class Adopt(Struct, frozen=True, array_like=True, tag="adopt"):
 
 
 class Watch(Struct, frozen=True, array_like=True, tag="watch"):
-    """Tell how the run, or its step `name`, ends: `RunEnded` or `NotHere`."""
+    """Tell how the run, or its step or call `name`, ends: `RunEnded` or `NotHere`.
+
+    `is_expected`: it is a call that has not been made yet, so nobody need look for it in what the
+    actor has laid down behind it.
+    """
 
     run_id: str
     name: str | None
+    is_expected: bool = False
 
 
 class Ping(Struct, frozen=True, array_like=True, tag="ping"):

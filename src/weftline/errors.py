@@ -138,6 +138,10 @@ class CommitUnknown(StorageError):
     """Whether a commit took place is not known; the engine reads back before anything else."""
 
 
+class OtherPython(StorageError):
+    """Stored code was written by another version of Python, in which alone it runs."""
+
+
 class ObjectNotFound(StorageError):
     """The object store has no object of this name."""
 

@@ -19,7 +19,7 @@ CHANNEL_FD, PAGE_FD = 3, 4
 """Where a child finds its end of the socket pair, and the page."""
 
 MARKER = "WEFTLINE_CHILD"
-"""A variable, `<engine>/<number>`, in the environment of a child and of whatever it starts."""
+"""A variable, `<engine>/<number>/<home>`, that a child and whatever it starts have."""
 
 
 # -- to the child -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -25,9 +26,12 @@ from weftline.core.events import GraphExtended, RunStatus, RunSubmitted, encode_
 from weftline.core.values import Error, Inline, pack_inline
 from weftline.errors import CommitUnknown, NewerHome, StorageError, StorageFull
 from weftline.ports import (
+    FROM_BASE,
     Batch,
     Creation,
     Entry,
+    InboxEntry,
+    InboxKind,
     Journal,
     RunCatalogue,
     RunChange,
@@ -505,6 +509,235 @@ def test_an_engine_lives_from_its_registration_to_its_release(journal: AnyJourna
     assert journal.is_alive("e1")
 
 
+# -- the inbox ----------------------------------------------------------------------------------
+
+
+def take_in(run_id: str, *numbers: int, epoch: int = 1) -> RunChange:
+    """A change that takes in these entries of the inbox, and adds no event."""
+    return RunChange(run_id=run_id, epoch=epoch, entries=[], summary=summary(), taken=list(numbers))
+
+
+def bodies(entries: Sequence[InboxEntry]) -> list[tuple[str, bytes]]:
+    return [(each.run_id, each.body) for each in entries]
+
+
+def test_news_lie_in_the_inbox_until_a_change_takes_them_in(journal: AnyJournal) -> None:
+    commit(journal, new("r"), new("s"))
+    assert journal.post("r", InboxKind.SIGNAL, b"1") is True
+    assert journal.post("s", InboxKind.CANCEL, b"null") is True
+    assert journal.post("r", InboxKind.SIGNAL, b"2") is True
+    first, second = journal.list_inbox("r")
+    assert (first.run_id, first.kind, first.body) == ("r", "signal", b"1")
+    assert bodies(journal.read_inbox("e1")) == [("r", b"1"), ("s", b"null"), ("r", b"2")]
+    assert commit(journal, take_in("r", first.number)) == set()
+    assert journal.list_inbox("r") == [second]
+    change = more("r", 2)
+    change.taken = [second.number]
+    assert commit(journal, change) == set()
+    assert bodies(journal.read_inbox("e1")) == [("s", b"null")]
+    assert journal.list_inbox("r") == []
+
+
+def test_news_for_a_run_that_is_not_there_are_refused(journal: AnyJournal) -> None:
+    assert journal.post("r", InboxKind.CANCEL, b"null") is None
+    assert journal.post("r", InboxKind.CANCEL, b"null", "key") is None
+    commit(journal, new("r"))
+    assert journal.list_inbox("r") == []
+    assert journal.post("r", InboxKind.CANCEL, b"null", "key") is True
+
+
+def test_of_several_news_with_one_key_the_first_counts_also_when_it_was_taken_in(
+    journal: AnyJournal,
+) -> None:
+    commit(journal, new("r"), new("s"))
+    assert journal.post("r", InboxKind.SIGNAL, b"1", "k") is True
+    assert journal.post("r", InboxKind.SIGNAL, b"2", "k") is False
+    assert journal.post("r", InboxKind.CANCEL, b"null", "k") is False
+    assert journal.post("r", InboxKind.SIGNAL, b"3", "other") is True
+    assert journal.post("s", InboxKind.SIGNAL, b"4", "k") is True
+    assert bodies(journal.list_inbox("r")) == [("r", b"1"), ("r", b"3")]
+    commit(journal, take_in("r", *(each.number for each in journal.list_inbox("r"))))
+    assert journal.list_inbox("r") == []
+    assert journal.post("r", InboxKind.SIGNAL, b"5", "k") is False
+    assert journal.list_inbox("r") == []
+    assert bodies(journal.read_inbox("e1")) == [("s", b"4")]
+
+
+def test_a_refused_change_takes_nothing_in(journal: AnyJournal) -> None:
+    commit(journal, new("r"))
+    journal.post("r", InboxKind.SIGNAL, b"1")
+    journal.post("r", InboxKind.SIGNAL, b"2", "k")
+    numbers = [each.number for each in journal.list_inbox("r")]
+    assert commit(journal, take_in("r", *numbers, epoch=7)) == {"r"}
+    stale = more("r", 9)
+    stale.taken = numbers
+    assert commit(journal, stale, new("s")) == {"r"}
+    assert [each.number for each in journal.list_inbox("r")] == numbers
+
+
+def test_what_was_taken_in_may_be_taken_in_again(journal: AnyJournal) -> None:
+    """A commit of unknown outcome is made again."""
+    commit(journal, new("r"))
+    journal.post("r", InboxKind.SIGNAL, b"1")
+    (entry,) = journal.list_inbox("r")
+    for _ in range(2):
+        assert commit(journal, take_in("r", entry.number)) == set()
+
+
+def test_numbers_of_news_grow_for_ever(journal: AnyJournal) -> None:
+    commit(journal, new("r"))
+    seen: list[int] = []
+    for n in range(5):
+        journal.post("r", InboxKind.SIGNAL, b"1", f"k{n}" if n % 2 else None)
+        (entry,) = journal.list_inbox("r")
+        seen.append(entry.number)
+        commit(journal, take_in("r", entry.number))
+    assert seen == sorted(set(seen))
+
+
+def test_news_go_to_whoever_owns_the_run_now(journal: AnyJournal) -> None:
+    commit(journal, new("r"))
+    journal.post("r", InboxKind.SIGNAL, b"1")
+    assert journal.read_inbox("e2") == []
+    commit(journal, take("r", 1, "e2"))
+    assert journal.read_inbox("e1") == []
+    assert bodies(journal.read_inbox("e2")) == [("r", b"1")]
+    commit(journal, take("r", 2, None))
+    assert journal.read_inbox("e2") == []
+    assert bodies(journal.list_inbox("r")) == [("r", b"1")]
+
+
+def test_a_deleted_run_takes_its_news_and_keys_along(journal: AnyJournal) -> None:
+    commit(journal, new("r"))
+    journal.post("r", InboxKind.SIGNAL, b"1", "k")
+    journal.post("r", InboxKind.SIGNAL, b"2")
+    assert journal.delete_run("r", 1)
+    assert journal.list_inbox("r") == []
+    assert journal.read_inbox("e1") == []
+    commit(journal, new("r"))
+    assert journal.list_inbox("r") == []
+    assert journal.post("r", InboxKind.SIGNAL, b"3", "k") is True
+
+
+def test_a_large_body_comes_back_whole(journal: AnyJournal) -> None:
+    commit(journal, new("r"))
+    body = msgspec.json.encode("é" * 1_000_000)
+    journal.post("r", InboxKind.SIGNAL, body)
+    assert journal.list_inbox("r")[0].body == body
+
+
+def test_posting_is_a_change(journal: AnyJournal) -> None:
+    commit(journal, new("r"))
+    before = journal.change_count()
+    journal.post("r", InboxKind.CANCEL, b"null")
+    assert journal.change_count() != before
+
+
+def test_posts_of_several_threads_lose_nothing(journal: AnyJournal) -> None:
+    commit(journal, new("r"))
+    counted = threading.Semaphore(0)
+
+    def post(name: str) -> None:
+        for n in range(30):
+            journal.post("r", InboxKind.SIGNAL, f"{name}{n}".encode())
+            if journal.post("r", InboxKind.SIGNAL, b"same", f"k{n}"):
+                counted.release()
+
+    together(partial(post, "a"), partial(post, "b"), partial(post, "c"))
+    posted = [each.body.decode() for each in journal.list_inbox("r")]
+    assert posted.count("same") == 30
+    assert sum(counted.acquire(blocking=False) for _ in range(91)) == 30
+    for name in "abc":
+        assert [each for each in posted if each.startswith(name)] == [
+            f"{name}{n}" for n in range(30)
+        ]
+
+
+def test_an_engine_is_told_soon_of_news_for_its_runs_and_for_no_others(
+    journal: AnyJournal,
+) -> None:
+    rung = threading.Semaphore(0)
+    found: list[int] = []
+
+    def hear() -> None:
+        found.append(len(journal.read_inbox("e1")))
+        rung.release()
+
+    journal.register("e1", hear)
+    journal.register("e2", lambda: found.append(-1))
+    commit(journal, new("r"))
+    journal.post("r", InboxKind.SIGNAL, b"1")
+    assert rung.acquire(timeout=10.0)
+    assert found == [1]  # what it is told of is there
+    journal.post("r", InboxKind.SIGNAL, b"2", "k")
+    assert rung.acquire(timeout=10.0)
+    journal.post("r", InboxKind.SIGNAL, b"2", "k")
+    journal.post("nobody's", InboxKind.SIGNAL, b"2")
+    commit(journal, take("r", 1, None))
+    journal.post("r", InboxKind.SIGNAL, b"3")
+    journal.release("e1")
+    commit(journal, take("r", 2, "e1"))
+    assert journal.post("r", InboxKind.SIGNAL, b"4") is True
+    journal.release("e2")
+    assert found == [1, 2]
+
+
+def test_an_engine_that_wants_to_be_told_nothing_may_have_news(journal: AnyJournal) -> None:
+    journal.register("e1")
+    commit(journal, new("r"))
+    assert journal.post("r", InboxKind.SIGNAL, b"1") is True
+    journal.release("e1")
+
+
+# -- where to begin to read, and who drives -----------------------------------------------------
+
+
+def test_a_reader_that_goes_on_with_a_run_begins_at_its_base(journal: AnyJournal) -> None:
+    commit(journal, new("r", 5))
+    record, all_of_it = journal.read("r", FROM_BASE) or (None, [])
+    assert record is not None
+    assert (record.summary.base_seq, [each.seq for each in all_of_it]) == (0, [1, 2, 3, 4, 5])
+    change = more("r", 6, count=3)
+    change.summary.base_seq = 7
+    commit(journal, change)
+    assert seqs(journal, "r", FROM_BASE) == [7, 8]
+    assert seqs(journal, "r") == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert found(journal, "r").summary.base_seq == 7
+    assert seqs(journal, "r", 7) == [8]
+
+
+def test_the_first_event_may_be_the_base(journal: AnyJournal) -> None:
+    change = new("r", 2)
+    change.summary.base_seq = 1
+    commit(journal, change)
+    assert seqs(journal, "r", FROM_BASE) == [1, 2]
+
+
+def test_runs_are_listed_by_who_drives_them(journal: AnyJournal) -> None:
+    detached = new("d")
+    detached.creation = msgspec.structs.replace(creation(), detached=True)
+    commit(journal, new("r"), detached)
+    assert ids(journal.list_runs(detached=True)) == ["d"]
+    assert ids(journal.list_runs(detached=False)) == ["r"]
+    assert ids(journal.list_runs(detached=True, statuses=[RunStatus.RUNNING])) == ["d"]
+    assert ids(journal.list_runs(detached=True, statuses=[RunStatus.FAILED])) == []
+
+
+def test_whoever_takes_a_run_may_make_it_one_that_controllers_drive(journal: AnyJournal) -> None:
+    commit(journal, new("r"))
+    not_taking = more("r", 2)
+    not_taking.detached = True
+    commit(journal, not_taking)
+    assert not found(journal, "r").creation.detached
+    taking = take("r", 1, "e2")
+    taking.detached = True
+    commit(journal, taking)
+    assert found(journal, "r").creation.detached
+    commit(journal, take("r", 2, "e3"))
+    assert found(journal, "r").creation.detached
+    assert ids(journal.list_runs(detached=True)) == ["r"]
+
+
 # -- SQLite: several processes ------------------------------------------------------------------
 
 
@@ -635,6 +868,44 @@ def test_processes_that_create_a_home_at_once_all_succeed(
     told = [maker.wait() for maker in makers]
     assert sorted(told) == ["set() set()"] + ["set() {'one'}"] * 5
     assert len(sqlite.list_runs()) == 7
+
+
+def test_an_engine_is_told_of_news_that_another_process_posts(
+    program: Callable[[], Program], sqlite: SqliteJournal
+) -> None:
+    commit(sqlite, new("r"))
+    owner, poster = program(), program()
+    owner.ask(
+        """
+import threading
+rung = threading.Semaphore(0)
+journal.register("e1", rung.release)
+"""
+    )
+    poster.ask(
+        "from weftline.ports import InboxKind; journal.post('r', InboxKind.SIGNAL, b'1')".replace(
+            "; ", "\n"
+        )
+    )
+    assert owner.ask("print(rung.acquire(timeout=10.0))") == "True"
+    assert owner.ask("print(journal.read_inbox('e1')[0].body.decode())") == "1"
+    owner.kill()
+    # A dead engine's bell is rung in vain, and nobody is harmed.
+    assert sqlite.post("r", InboxKind.SIGNAL, b"2") is True
+    assert len(sqlite.list_inbox("r")) == 2
+
+
+def test_a_home_whose_path_is_long_has_bells_too(tmp_path: Path) -> None:
+    home = tmp_path / ("a long name " * 8) / ("and a longer one " * 8)
+    journal = SqliteJournal(home)
+    rung = threading.Event()
+    journal.register("e1", rung.set)
+    commit(journal, new("r"))
+    journal.post("r", InboxKind.SIGNAL, b"1")
+    assert rung.wait(10.0)
+    assert (home / "engines" / "e1.bell").exists()
+    journal.close()
+    assert not (home / "engines" / "e1.bell").exists()
 
 
 def test_a_killed_engine_is_dead_at_once(
@@ -910,9 +1181,10 @@ print(commit('r', 1))
 
 
 class LosesTheAnswer(sqlite3.Connection):
-    """Commits, and then says that it could not; afterwards it may be of no use at all."""
+    """Commits, unless `is_lost`, and then says that it could not; afterwards it may be of no use at
+    all."""
 
-    is_losing = False
+    is_losing = is_lost = False
     is_gone = False
 
     def cursor(self, *arguments: Any) -> Any:
@@ -926,8 +1198,9 @@ class LosesTheAnswer(sqlite3.Connection):
 
 class LosingCursor(sqlite3.Cursor):
     def execute(self, statement: str, *values: Any) -> Any:
-        super().execute(statement, *values)
         database = cast("LosesTheAnswer", self.connection)
+        is_lost = statement == "COMMIT" and database.is_lost
+        super().execute("ROLLBACK" if is_lost else statement, *values)
         if statement == "COMMIT" and database.is_losing:
             raise sqlite3.OperationalError("disk I/O error")
         return self
@@ -971,6 +1244,62 @@ def test_a_summary_that_was_written_after_all_is_no_error(losing: SqliteJournal)
     assert found(losing, "r").summary.status is RunStatus.PAUSED
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_whether_news_were_taken_in_is_found_out(
+    losing: SqliteJournal, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    """Nothing else of the run tells: the change adds no event, and its summary is as before."""
+    monkeypatch.undo()
+    commit(losing, take_in("r"))
+    losing.post("r", InboxKind.SIGNAL, b"1")
+    losing.post("r", InboxKind.SIGNAL, b"2", "k")
+    numbers = [each.number for each in losing.list_inbox("r")]
+    monkeypatch.setattr(LosesTheAnswer, "is_losing", True)
+    monkeypatch.setattr(LosesTheAnswer, "is_lost", is_lost)
+    if is_lost:
+        with pytest.raises(StorageError):
+            commit(losing, take_in("r", *numbers))
+    else:
+        assert commit(losing, take_in("r", *numbers)) == set()
+    monkeypatch.undo()
+    assert [each.number for each in losing.list_inbox("r")] == (numbers if is_lost else [])
+
+
+def test_a_home_from_before_the_inbox_keeps_all_it_has(home: Path) -> None:
+    home.mkdir()
+    script = (Path(database.__file__).parent / "migrations" / "0001_journal.sql").read_text()
+    with closing(sqlite3.connect(home / "weftline.db")) as old:
+        old.executescript(f"BEGIN;{script};PRAGMA user_version = 1;COMMIT;")
+        environment = msgspec.json.encode(ENVIRONMENT)
+        old.execute("INSERT INTO environments VALUES ('env', ?)", (environment,))
+        row = (
+            "INSERT INTO runs (run_id, workflow, created_at, environment, metadata, detached,"
+            " epoch, engine, last_seq, status, steps, succeeded, value)"
+            " VALUES ('r', 'w', 100.0, 'env', '{}', 0, 3, 'e1', 2, 'RUNNING', 4, 1, ?)"
+        )
+        old.execute(row, (pack_inline("json", b"7"),))
+        for entry in [names("ab"), *entries(2)]:
+            old.execute("INSERT INTO events VALUES ('r', ?, ?, ?, ?)", entry)
+        old.execute("INSERT INTO graphs VALUES ('ab', 0, ?)", (b"page",))
+        old.execute("INSERT INTO run_graphs VALUES ('ab', 'r')")
+        old.commit()
+    journal = SqliteJournal(home)
+    record = found(journal, "r")
+    assert (record.epoch, record.engine, record.last_seq) == (3, "e1", 2)
+    assert record.creation.environment == ENVIRONMENT
+    assert (record.summary.value, record.summary.base_seq) == (pack_inline("json", b"7"), 0)
+    assert seqs(journal, "r", FROM_BASE) == [1, 2]
+    assert journal.read_graph("ab") == [b"page"]
+    assert journal.post("r", InboxKind.SIGNAL, b"1", "k") is True
+    assert bodies(journal.read_inbox("e1")) == [("r", b"1")]
+    assert commit(journal, more("r", 3, epoch=3)) == set()
+    assert journal.delete_run("r", 3)
+    journal.close()
+    with closing(sqlite3.connect(home / "weftline.db")) as now:
+        assert now.execute("PRAGMA user_version").fetchone() == (database.newest_schema(),)
+        assert now.execute("SELECT COUNT(*) FROM inbox").fetchone() == (0,)
+
+
 def test_a_home_of_an_older_release_is_brought_up_to_date(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -978,16 +1307,19 @@ def test_a_home_of_an_older_release_is_brought_up_to_date(
     commit(first, new("r"))
     first.close()
     scripts = tmp_path / "migrations"
+    known = database.newest_schema()
+    number = f"{known + 1:04}"
     shutil.copytree(database._MIGRATIONS, scripts)
     monkeypatch.setattr(database, "_MIGRATIONS", scripts)
     try:
-        (scripts / "0003_wrong.sql").write_text("CREATE TABLE added (a);\nCREATE TABLE runs (b);")
+        wrong = "CREATE TABLE added (a);\nCREATE TABLE runs (b);"
+        (scripts / f"{number}_wrong.sql").write_text(wrong)
         database._migrations.cache_clear()
         journal = SqliteJournal(home)
         with pytest.raises(StorageError, match="runs already exists"):
             journal.list_runs()
-        (scripts / "0003_wrong.sql").rename(scripts / "0003_right.sql")
-        (scripts / "0003_right.sql").write_text("CREATE TABLE added (a);")
+        right = (scripts / f"{number}_wrong.sql").rename(scripts / f"{number}_right.sql")
+        right.write_text("CREATE TABLE added (a);")
         database._migrations.cache_clear()
         assert ids(journal.list_runs()) == ["r"]
         journal.close()
@@ -995,7 +1327,7 @@ def test_a_home_of_an_older_release_is_brought_up_to_date(
         database._migrations.cache_clear()
     monkeypatch.undo()
     old = SqliteJournal(home)
-    with pytest.raises(NewerHome, match=r"schema 2; .* up to 1\)"):
+    with pytest.raises(NewerHome, match=rf"schema {known + 1}; .* up to {known}\)"):
         old.list_runs()
     old.close()
 
@@ -1146,3 +1478,26 @@ def test_connections_of_ended_threads_are_closed(sqlite: SqliteJournal) -> None:
     for _ in range(20):
         together(look)
     assert len(sqlite._database._connections) <= 2
+
+
+# -- what nobody has taken in -------------------------------------------------------------------
+
+
+def test_detached_runs_with_news_are_found(journal: AnyJournal) -> None:
+    for run_id, detached in (("a", True), ("b", True), ("c", False)):
+        made = msgspec.structs.replace(creation(), detached=detached)
+        summary = Summary(status=RunStatus.SUCCESSFUL, steps=0, succeeded=0)
+        change = RunChange(run_id=run_id, epoch=1, entries=[], summary=summary, creation=made)
+        journal.commit(Batch(changes=[change]))
+    assert journal.list_unread() == []
+    for run_id in ("a", "a", "c"):
+        journal.post(run_id, InboxKind.CANCEL, b"null")
+    journal.post("b", InboxKind.SIGNAL, b"{}", "key")
+    assert sorted(journal.list_unread()) == ["a", "b"]
+    assert journal.knows_key("b", "key")
+    assert not journal.knows_key("a", "key")
+    taken = [each.number for each in journal.list_inbox("b")]
+    change = RunChange(run_id="b", epoch=1, entries=[], summary=summary, taken=taken)
+    assert journal.commit(Batch(changes=[change])) == set()
+    assert journal.list_unread() == ["a"]
+    assert journal.knows_key("b", "key")

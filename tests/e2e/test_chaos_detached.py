@@ -90,8 +90,8 @@ def start(composition, run_id):
 first = grow.step(1, 0.0)
 for i in range(8):
     first = grow.step(first, 0.001)
-start(put_together.step([spread.step(first) for _ in range(2)]), "graph")
-start(grow.step(10, 0.0, workflow.sleep(0.7)), "sleeper")
+start(put_together.options(name="whole").step([spread.step(first) for _ in range(2)]), "graph")
+start(grow.options(name="awake").step(10, 0.0, workflow.sleep(0.7)), "sleeper")
 start(put_together.step(workflow.wait_for_event(Flag, FLAG)), "listener")
 start(put_together.step(*[workflow.wait_for_signal("news") for _ in range(3)]), "signaled")
 counter = Counter.get_or_create("counter")
@@ -198,6 +198,9 @@ class World:
 
     def finish(self) -> None:
         """Let whoever is there come to an end, with a controller that a person starts."""
+        self.flag.touch()
+        while self.posted < 3:
+            self.post()
         done = subprocess.run(
             [sys.executable, "-m", "weftline.cli.main", "controller", "--until-idle", "0"],
             env=self.environ,
@@ -272,7 +275,7 @@ def check(world: World) -> None:
     def value(run_id: str) -> object:
         return app.wait_for(run_id, None, 10.0)
 
-    assert value("graph") == GRAPH
+    assert value("graph") == [GRAPH]
     assert value("sleeper") == 11
     assert value("listener") == ["it came"]
     assert value("signaled") == [1, 2, 3]

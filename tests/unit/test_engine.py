@@ -1,307 +1,43 @@
 """What an engine writes, when, and what it starts; everything around it is in the test's hand."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 from msgspec import DecodeError
 
+from tests.desk import HERE, Asleep, Desk
 from tests.graphs import error, graph, packed, step, timer
-from weftline.adapters.journal.memory import MemoryJournal
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, StepFailed, decode_event
-from weftline.core.graph import Graph, Join, Step, decode_pages, encode_pages
+from weftline.core.graph import Join, OuterInput, Step, decode_pages
 from weftline.core.policy import Placement
 from weftline.core.run import MAX_ADOPTIONS, MAX_LOSSES, StepStatus
 from weftline.core.values import Object, pack_list
-from weftline.engine.active import Committed, Ended, Gone, News, Output, Stalled, Submission
-from weftline.engine.committer import Committer, Outcome
+from weftline.engine.active import Committed, Ended, Output, Stalled
 from weftline.engine.engine import (
+    LOOK_S,
     MAX_BATCH_AGE_S,
+    PARK_AFTER_S,
     RETRY_COMMIT_S,
     RETRY_STARVED_S,
-    Engine,
 )
 from weftline.engine.recovery import read_run
 from weftline.errors import (
-    CommitUnknown,
     InvalidWorkflow,
     ResourcesUnavailable,
-    StorageError,
     StorageFull,
-    WeftlineError,
     WorkflowError,
     WorkflowRunningError,
 )
 from weftline.ports import (
-    Attempt,
-    Batch,
-    Creation,
-    Entry,
     Extended,
-    Failed,
     GivenBack,
     InboxKind,
-    Lane,
-    Lost,
     Printed,
     Refused,
-    Report,
-    RunRecord,
     Started,
-    Starved,
     Succeeded,
     TimedOut,
 )
-
-HERE = Environment(python="/python", sys_path=(), cwd="/project")
-
-
-class HandClock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-class WatchedJournal(MemoryJournal):
-    """Keeps every batch; the next commits may be told how to go wrong."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches: list[Batch] = []
-        self.troubles: list[str] = []
-        self.is_full = False
-        self.is_silent = False
-
-    def commit(self, batch: Batch) -> set[str]:
-        trouble = self.troubles.pop(0) if self.troubles else ""
-        if self.is_full or trouble == "full":
-            raise StorageFull("no space is left")
-        if trouble == "unknown, not written":
-            raise CommitUnknown("the connection was lost")
-        self.batches.append(batch)
-        refused = super().commit(batch)
-        if trouble == "unknown, written":
-            raise CommitUnknown("the connection was lost")
-        return refused
-
-    def read(self, run_id: str, after_seq: int = 0) -> tuple[RunRecord, list[Entry]] | None:
-        if self.is_silent:
-            raise StorageError("the database does not answer")
-        return super().read(run_id, after_seq)
-
-    def written(self) -> list[list[tuple[str, list[str]]]]:
-        """Batch by batch, the runs in it and the kinds of their events."""
-        return [
-            [(change.run_id, [entry.kind for entry in change.entries]) for change in batch.changes]
-            for batch in self.batches
-        ]
-
-    def kinds(self, run_id: str) -> list[str]:
-        found = super().read(run_id)
-        assert found is not None
-        return [entry.kind for entry in found[1]]
-
-    def row(self, run_id: str) -> RunRecord:
-        found = self.find_run(run_id)
-        assert found is not None
-        return found
-
-
-class Asleep(Exception):
-    """The engine would wait for news now."""
-
-
-class HandExecutor:
-    """Reports what the test tells it to, and nothing by itself."""
-
-    def __init__(self) -> None:
-        self.slots = 100
-        self.held: dict[int, Attempt] = {}
-        self.lanes: list[Lane] = []
-        self.order: list[str] = []
-        self.killed: list[str] = []
-        self.news: list[Report] = []
-        self.waited: list[float | None] = []
-        self.is_woken = False
-
-    def check(self, placement: Placement) -> str | None:
-        return "asks for too many CPUs" if placement.num_cpus > 100 else None
-
-    def room(self, lane: Lane) -> int:
-        return self.slots - len(self.held)
-
-    def start(self, lane: Lane, attempts: list[Attempt]) -> None:
-        assert len(attempts) <= self.room(lane)
-        self.lanes.append(lane)
-        for attempt in attempts:
-            self.held[attempt.key] = attempt
-            self.order.append(attempt.step)
-
-    def wait(self, timeout_s: float | None) -> list[Report]:
-        self.waited.append(timeout_s)
-        if not self.news and not self.is_woken and timeout_s != 0.0:
-            raise Asleep
-        self.is_woken = False
-        news, self.news = self.news, []
-        return news
-
-    def wake(self) -> None:
-        self.is_woken = True
-
-    def kill(self, keys: set[int]) -> None:
-        self.killed += sorted(self.held.pop(key).step for key in keys)
-
-    def close(self) -> None:
-        pass
-
-
-class HandCommitter(Committer):
-    """Makes the commit when the test says so."""
-
-    def __init__(self, journal: WatchedJournal, wake: Callable[[], None]) -> None:
-        self.journal, self.wake = journal, wake
-        self.batch: Batch | None = None
-        self.result: Outcome | None = None
-
-    def begin(self, batch: Batch) -> None:
-        assert self.batch is None
-        self.batch = batch
-
-    def finish(self) -> None:
-        assert self.batch is not None
-        batch, self.batch = self.batch, None
-        try:
-            self.result = self.journal.commit(batch)
-        except StorageError as problem:
-            self.result = problem
-        self.wake()
-
-    def outcome(self, *, wait: bool) -> Outcome | None:
-        if wait and self.batch is not None:
-            self.finish()
-        result, self.result = self.result, None
-        return result
-
-    def close(self) -> None:
-        pass
-
-
-class Desk:
-    """An engine and everything around it."""
-
-    def __init__(self, journal: WatchedJournal | None = None, name: str = "e1") -> None:
-        self.journal = journal or WatchedJournal()
-        self.executor, self.clock = HandExecutor(), HandClock()
-        self.committer = HandCommitter(self.journal, self.executor.wake)
-        self.engine = Engine(
-            name, self.journal, self.executor, self.clock, committer=self.committer, seed=1
-        )
-        self.news: dict[str, list[News]] = {}
-
-    def hear(self, run_id: str) -> Callable[[News], None]:
-        return self.news.setdefault(run_id, []).append
-
-    def submit(self, run_id: str, *steps: Step, turn: bool = True, **options: Any) -> None:
-        self.submit_graph(run_id, graph(*steps), **options)
-        if turn:
-            self.turn()
-
-    def submit_graph(self, run_id: str, first: Graph, **options: Any) -> None:
-        key, pages = encode_pages(first.steps)
-        environment = options.pop("environment", HERE)
-        creation = Creation(
-            workflow="w", created_at=self.clock.now, environment=environment, metadata={}
-        )
-        submission = Submission(
-            run_id=run_id, creation=creation, graph=first, graph_hash=key, pages=pages
-        )
-        self.engine.submit(submission, self.hear(run_id), **options)
-
-    def adopt(self, run_id: str) -> None:
-        self.engine.adopt(read_run(self.journal, run_id), self.hear(run_id))
-        self.turn()
-
-    def post(self, run_id: str, kind: InboxKind, body: bytes = b"null") -> None:
-        """Put news into a run's inbox, and tell the engine."""
-        self.journal.post(run_id, kind, body)
-        self.engine.look()
-
-    def turn(self) -> None:
-        """Turn until the engine would sleep: all that is at hand is taken in and built upon."""
-        for _ in range(50):
-            try:
-                self.engine.turn()
-            except Asleep:
-                return
-        raise AssertionError("the engine goes round in circles")
-
-    def attempt(self, name: str) -> Attempt:
-        (found,) = [each for each in self.executor.held.values() if each.step == name]
-        return found
-
-    def under_way(self) -> list[str]:
-        return [attempt.step for attempt in self.executor.held.values()]
-
-    def report(self, *reports: Report) -> None:
-        for each in reports:
-            if not isinstance(each, Started | Printed | Refused):
-                self.executor.held.pop(each.key, None)
-        self.executor.news += reports
-
-    def succeed(self, *names: str, turn: bool = True, value: object = None) -> None:
-        for name in names:
-            done = packed(name if value is None else value)
-            self.report(Succeeded(key=self.attempt(name).key, value=done))
-        if turn:
-            self.turn()
-
-    def fail(self, name: str, *, turn: bool = True, retryable: bool = True) -> None:
-        attempt = self.attempt(name)
-        self.report(Failed(key=attempt.key, error=error(name), retryable=retryable))
-        if turn:
-            self.turn()
-
-    def extend(self, name: str, *steps: Step, turn: bool = True) -> None:
-        key, pages = encode_pages(steps)
-        self.report(Extended(key=self.attempt(name).key, graph=key, pages=pages, output=0))
-        if turn:
-            self.turn()
-
-    def lose(self, name: str) -> None:
-        self.report(Lost(key=self.attempt(name).key, reason="killed"))
-        self.turn()
-
-    def starve(self, name: str) -> None:
-        self.report(Starved(key=self.attempt(name).key, reason="there is no room"))
-        self.turn()
-
-    def give_back(self, name: str, *, turn: bool = True) -> None:
-        self.report(GivenBack(key=self.attempt(name).key))
-        if turn:
-            self.turn()
-
-    def ended(self, run_id: str) -> list[Ended]:
-        return [each for each in self.news[run_id] if isinstance(each, Ended)]
-
-    def gone(self, run_id: str) -> list[WeftlineError]:
-        return [each.error for each in self.news[run_id] if isinstance(each, Gone)]
-
-    def status(self, run_id: str, name: str) -> StepStatus:
-        run = read_run(self.journal, run_id).run
-        found = run.find_step(name)
-        assert found is not None
-        return run.status_of(found)
-
-    def slow_commits(self) -> None:
-        """From now on commits are made beside the loop."""
-        self.engine._commit_s = 1.0
 
 
 @pytest.fixture
@@ -455,12 +191,9 @@ def test_a_retry_starts_when_its_time_has_come(desk: Desk) -> None:
     desk.submit("r", step("a", tries=2, retry_delay_s=30.0))
     desk.fail("a")
     assert desk.under_way() == []
-    assert desk.executor.waited[-1] == 30.0
-    desk.clock.now += 29.9
-    desk.turn()
+    desk.wait(29.9)
     assert desk.under_way() == []
-    desk.clock.now += 0.2
-    desk.turn()
+    desk.wait(0.1)
     assert desk.attempt("a").number == 2
     desk.succeed("a")
     assert desk.ended("r")[0].status is RunStatus.SUCCESSFUL
@@ -470,13 +203,11 @@ def test_retries_of_several_runs_share_one_clock(desk: Desk) -> None:
     for run_id, delay in [("r1", 20.0), ("r2", 10.0)]:
         desk.submit(run_id, step(run_id, tries=2, retry_delay_s=delay))
         desk.fail(run_id)
-    assert desk.executor.waited[-1] == 10.0
-    desk.clock.now += 10.0
-    desk.turn()
+    desk.wait(10.0)
     assert desk.under_way() == ["r2"]
-    assert desk.executor.waited[-1] == 10.0
-    desk.clock.now += 10.0
-    desk.turn()
+    desk.wait(9.9)
+    assert desk.under_way() == ["r2"]
+    desk.wait(0.1)
     assert desk.under_way() == ["r2", "r1"]
 
 
@@ -486,9 +217,10 @@ def test_the_jitter_of_a_retry_comes_from_the_seed_of_the_engine() -> None:
         desk = Desk()
         desk.submit("r", step("a", tries=2, retry_delay_s=10.0, retry_jitter=1.0))
         desk.fail("a")
-        waits.append(desk.executor.waited[-1])
+        due = desk.journal.row("r").summary.wake_at
+        assert due is not None
+        waits.append(due - desk.clock.now)
     assert waits[0] == waits[1]
-    assert waits[0] is not None
     assert 10.0 < waits[0] < 20.0
 
 
@@ -539,7 +271,19 @@ def test_the_engine_does_not_sleep_on_what_is_unwritten(desk: Desk) -> None:
     assert desk.executor.waited[-1] == 0.0
     with pytest.raises(Asleep):
         desk.engine.turn()
-    assert desk.executor.waited[-1] is None
+    assert desk.executor.waited[-1] == PARK_AFTER_S
+
+
+def test_an_engine_that_never_drove_anything_sleeps_until_it_is_woken(desk: Desk) -> None:
+    desk.turn()
+    assert desk.executor.waited == [None]
+
+
+def test_an_engine_at_rest_looks_at_its_inbox_now_and_then(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    desk.succeed("a")
+    desk.wait(LOOK_S)
+    assert desk.executor.waited[-1] == LOOK_S
 
 
 def test_nothing_starts_before_what_it_reads_is_durable(desk: Desk) -> None:
@@ -917,10 +661,9 @@ def test_an_adopted_run_waits_for_its_retries(desk: Desk) -> None:
     desk.fail("a")
     second = Desk(desk.journal, "e2")
     second.adopt("r")
+    second.wait(49.9)
     assert second.under_way() == []
-    assert second.executor.waited[-1] == 50.0
-    second.clock.now += 50.0
-    second.turn()
+    second.wait(0.1)
     assert second.attempt("a").number == 2
 
 
@@ -1136,14 +879,16 @@ def test_a_step_whose_result_finds_no_room_is_started_again_after_a_while(desk: 
     assert desk.executor.waited[-1] == RETRY_COMMIT_S
     waits = []
     for _ in range(12):
-        wait = desk.executor.waited[-1]
-        assert wait is not None
-        waits.append(wait)
-        desk.clock.now += wait
-        desk.turn()
+        begun = desk.clock.now
+        while not desk.under_way():
+            wait = desk.executor.waited[-1]
+            assert wait is not None
+            desk.clock.now += wait
+            desk.turn()
+        waits.append(desk.clock.now - begun)
         desk.starve("a")
     assert waits == sorted(waits)
-    assert waits[-1] == RETRY_STARVED_S
+    assert waits[-1] == pytest.approx(RETRY_STARVED_S)
     told = [each for each in desk.news["r"] if isinstance(each, Stalled)]
     assert {each.since for each in told} == {stalled.since}
     desk.clock.now += RETRY_STARVED_S
@@ -1314,15 +1059,22 @@ def test_a_finished_run_that_is_let_go_in_doubt_is_not_told_to_be_resumable(desk
 # -- what an engine refuses ---------------------------------------------------------------------
 
 
-def test_graphs_with_conditions_and_waits_are_refused_with_a_clear_message(desk: Desk) -> None:
+def test_a_graph_with_conditions_is_refused_with_a_clear_message(desk: Desk) -> None:
     problem = desk.engine.refusal_of(
         graph(step("a", 1, 2), timer("pause", 3.0), step("maybe", when="x"))
     )
     assert isinstance(problem, InvalidWorkflow)
     assert str(problem) == (
-        "the workflow cannot run: step 'pause' has a wait, which this engine does not carry out;"
-        " step 'maybe' has a condition, which this engine does not carry out"
+        "the workflow cannot run: step 'maybe' has a condition, which this engine does not carry"
+        " out"
     )
+
+
+def test_a_graph_that_reads_steps_its_run_does_not_have_is_refused(desk: Desk) -> None:
+    outer = graph(step("a", OuterInput(3)))
+    problem = desk.engine.refusal_of(outer, 3)
+    assert "step 'a' reads a step that its run does not have" in str(problem)
+    assert desk.engine.refusal_of(outer, 4) is None
 
 
 def test_a_graph_with_problems_of_shape_is_refused_with_all_of_them(desk: Desk) -> None:
@@ -1346,7 +1098,7 @@ def test_a_graph_that_asks_for_too_much_is_refused_at_submission(desk: Desk) -> 
     ("returned", "kind", "says"),
     [
         (step("b", placement=Placement(num_cpus=1000.0)), "ResourcesUnavailable", "too many CPUs"),
-        (timer("b", 1.0), "InvalidWorkflow", "has a wait"),
+        (step("b", OuterInput(1)), "InvalidWorkflow", "a step that its run does not have"),
         (step("b", when="x"), "InvalidWorkflow", "has a condition"),
         (step("b", 5), "InvalidWorkflow", "position 5"),
     ],

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from msgspec.json import encode as encode_call
 from msgspec.structs import replace
 
 from weftline.api.checks import checked_id
@@ -33,7 +32,6 @@ from weftline.errors import (
     WorkflowNotResumableError,
     WorkflowRunningError,
 )
-from weftline.ports import ActorCall, InboxKind
 
 
 class _Decorator:
@@ -88,6 +86,11 @@ class ActorClass:
             )
 
         return refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by its attributes: the class may name this very object in its methods, and while it
+        # is loaded there is nothing yet that `__getattr__` could ask.
+        return ActorClass, (self._cls,)
 
     def __repr__(self) -> str:
         return f"<virtual actor class {self._cls.__qualname__!r}>"
@@ -197,10 +200,10 @@ class ActorMethod:
                 " arguments: let a workflow make its argument"
             )
         call = uuid.uuid4().hex
-        app.post(
-            self._actor_id, InboxKind.CALL, encode_call(ActorCall(pages[0], call, lowered.objects))
-        )
-        return RunHandle(self._actor_id, call)
+        handle: RunHandle[Any] = RunHandle(self._actor_id, call)
+        listener = handle.followed().settle
+        app.call_actor(self._actor_id, pages[0], call, lowered.objects, listener)
+        return handle
 
 
 class ReadonlyMethod(ActorMethod):

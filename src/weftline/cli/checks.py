@@ -279,7 +279,7 @@ def check_leftovers(folder: Path) -> Check:
         number += 1
     if number:
         text = f"{count(number, 'file')} of dead processes in incoming, {byte_count(size)}"
-        return Check("leftovers", Level.WARN, text, advice="`weft gc` removes them")
+        return Check("leftovers", Level.WARN, text, advice="`weft gc` removes them after an hour")
     return Check("leftovers", Level.OK, "nothing half-written was left behind")
 
 
@@ -299,7 +299,7 @@ def check_engines(engines: Iterable[EngineProcess]) -> Check:
     living = f"{count(alive, 'engine')} alive" if alive else "no engine is alive"
     if left:
         text = f"{living}; dead ones have left {count(len(left), 'lock file')}"
-        advice = "they harm nobody; the next use of their runs removes them"
+        advice = "they harm nobody; `weft gc`, or the next use of their runs, removes them"
         return Check("engines", Level.WARN, text, left, advice)
     return Check("engines", Level.OK, f"{living}; dead ones have left nothing")
 

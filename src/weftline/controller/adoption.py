@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from weftline.app import App, usable_environment
 from weftline.core.events import RunStatus
-from weftline.engine.active import Ended, Gone, Listener, News
+from weftline.engine.active import Gone, Listener, News
 from weftline.engine.engine import Engine
-from weftline.engine.recovery import Recorded, read_run
+from weftline.engine.lookout import find_end
+from weftline.engine.outside import take_in
+from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.errors import WeftlineError, WorkflowError, WorkflowRunningError
 from weftline.ports import RunRecord
 
@@ -57,6 +59,7 @@ class Adoption:
         self._asked: deque[_Wanted | _Watched] = deque()
         self._found: deque[_Wanted] = deque()
         self._is_working = self._is_closed = False
+        self._unsettled = 0  # adoptions that the engine has, and has not recorded or refused
         self._seen = -1
         self._look_at = 0.0
         self._left_alone: dict[str, tuple[int, int]] = {}  # by epoch and seq
@@ -65,8 +68,9 @@ class Adoption:
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is something left to be done."""
-        return self._is_working or self._look_at == 0.0 or bool(self._asked or self._found)
+        """Whether there is something left to be done, or the engine has not said its word on it."""
+        is_waiting = self._look_at == 0.0 or bool(self._asked or self._found)
+        return is_waiting or self._is_working or self._unsettled > 0
 
     def adopt(self, run_id: str, is_resume: bool, answer: Answer) -> None:
         """Drive the run; with `is_resume` also one that has failed, was canceled or is held."""
@@ -127,7 +131,7 @@ class Adoption:
         self._seen = count
         runs = [r for r in runs if self._left_alone.get(r.run_id) != (r.epoch, r.last_seq)]
         if runs:
-            log.info("%d runs have no engine any more", len(runs))
+            log.info("runs that have no engine any more: %d", len(runs))
         with self._changed:
             self._found.extend(_Wanted(record.run_id, False, None) for record in runs)
         now = time.monotonic()
@@ -174,7 +178,7 @@ class Adoption:
             answer(WorkflowError(text, run_id))
             return
         if self._engine.drives(run_id) is not None:
-            outcome = _Outcome(self._engine, wanted, answer, self._ask)
+            outcome = self._expect(wanted, answer)
             self._engine.rejoin(run_id, outcome.listen, on_accepted=outcome.accept)
             return
         self._app.make_free(record)
@@ -188,7 +192,7 @@ class Adoption:
             raise lacking
         if lacking is not None:
             log.warning("run %s waits for what is not here: %s", wanted.run_id, lacking)
-        outcome = _Outcome(self._engine, wanted, answer, self._ask, noted)
+        outcome = self._expect(wanted, answer, noted)
         self._engine.adopt(
             recorded,
             outcome.listen,
@@ -199,14 +203,36 @@ class Adoption:
             on_accepted=outcome.accept,
         )
 
+    def _expect(self, wanted: _Wanted, answer: Answer, noted: tuple[str, ...] = ()) -> "_Outcome":
+        with self._changed:
+            self._unsettled += 1
+        return _Outcome(self, wanted, answer, noted)
+
+    def settle(self, wanted: _Wanted, answer: Answer, news: Gone) -> None:
+        """The engine has refused an adoption."""
+        self.settled()
+        if news.is_outdated and wanted.tries > 1:  # it changed since it was read
+            self._ask(wanted._replace(tries=wanted.tries - 1))
+        elif not wanted.is_resume and self._engine.drives(wanted.run_id):
+            answer(())  # it was asked for twice
+        else:
+            answer(news.error)
+
+    def settled(self) -> None:
+        """The engine has said its word on one more adoption."""
+        with self._changed:
+            self._unsettled -= 1
+
     # -- telling how runs end that are not driven here ------------------------------------------
 
     def _answer(self, watched: _Watched) -> None:
         run_id, name, listener = watched
-        recorded = read_run(self._app.journal, run_id)
-        ended = Ended.find(recorded.run, name)
+        reader = RunReader(self._app.journal, run_id, seeks=name)
+        reader.refresh()
+        recorded = reader.recorded()
+        ended = find_end(reader)
         has_news = recorded.run.is_at_rest and bool(self._app.journal.list_inbox(run_id))
-        if ended is not None and not has_news:
+        if ended is not None and (name is not None or not has_news):
             listener(ended)
             return
         if not recorded.run.is_open:
@@ -217,7 +243,7 @@ class Adoption:
             if isinstance(answer, WeftlineError):
                 listener(Gone(answer))
             else:
-                self._engine.watch(run_id, name, listener)
+                self._engine.watch(run_id, name, listener, is_expected=True)
 
         self._adopt(_Wanted(run_id, False, go_on))
 
@@ -226,32 +252,21 @@ class _Outcome:
     """Waits for what the engine says of one adoption, and answers once."""
 
     def __init__(
-        self,
-        engine: Engine,
-        wanted: _Wanted,
-        answer: Answer,
-        ask: Callable[[_Wanted], None],
-        noted: tuple[str, ...] = (),
+        self, adoption: Adoption, wanted: _Wanted, answer: Answer, noted: tuple[str, ...]
     ) -> None:
-        self._engine, self._wanted, self._answer, self._ask = engine, wanted, answer, ask
+        self._adoption, self._wanted, self._answer = adoption, wanted, answer
         self._noted = noted
         self._is_settled = False
 
     def accept(self) -> None:
         self._is_settled = True
+        self._adoption.settled()
         self._answer(self._noted)
 
     def listen(self, news: News) -> None:
-        if self._is_settled or not isinstance(news, Gone):
-            return
-        self._is_settled = True
-        wanted = self._wanted
-        if news.is_outdated and wanted.tries > 1:  # it changed since it was read
-            self._ask(wanted._replace(tries=wanted.tries - 1))
-        elif not wanted.is_resume and self._engine.drives(wanted.run_id):
-            self._answer(())  # it was asked for twice
-        else:
-            self._answer(news.error)
+        if not self._is_settled and isinstance(news, Gone):
+            self._is_settled = True
+            self._adoption.settle(self._wanted, self._answer, news)
 
 
 def find_abandoned(app: App) -> list[RunRecord]:
@@ -275,6 +290,23 @@ def find_abandoned(app: App) -> list[RunRecord]:
     left.sort(key=lambda each: each.creation.created_at)
     left.sort(key=lambda each: each.summary.status is RunStatus.PENDING)
     return left
+
+
+def has_late_news(app: App) -> bool:
+    """Whether an actor got a call just before its engine ended, so that nobody will look at it.
+
+    What else was said to runs that had ended by then is recorded here.
+    """
+    found = False
+    for run_id in app.journal.list_unread():
+        record = app.journal.find_run(run_id)
+        if record is None or (record.engine is not None and app.journal.is_alive(record.engine)):
+            continue
+        if record.summary.status is RunStatus.SUCCESSFUL:
+            found |= read_run(app.journal, run_id, to_drive=True).run.is_at_rest
+        else:
+            take_in(app.journal, run_id)
+    return found
 
 
 def _say_nothing(answer: WeftlineError | tuple[str, ...]) -> None:

@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import selectors
+import signal
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,7 +43,7 @@ from weftline.control import (
     Watch,
     Welcome,
 )
-from weftline.controller.adoption import Adoption, find_abandoned
+from weftline.controller.adoption import Adoption, has_late_news
 from weftline.controller.caller import Caller
 from weftline.core.graph import Graph, decode_pages, hash_pages
 from weftline.engine.active import Ended, Gone, News, Stalled, Submission
@@ -61,8 +63,13 @@ from weftline.wire import pack_error
 CHECK_S = 1.0
 """How often it is asked whether there is anything to do."""
 
+MIN_IDLE_S = 0.1
+"""Something that is on its way from one thread to another is seen by none for a moment."""
+
 LOOK_AT_HOME_S = 5.0
 """How often it is asked whether the home is still the same."""
+
+SWITCH_S = 0.0002
 
 _LOOK_AGAIN_S = 0.1
 
@@ -74,7 +81,8 @@ log = logging.getLogger("weftline.controller")
 
 
 class Controller:
-    """Serves one home. `idle_s`: it ends after so many seconds without anything to do."""
+    """Serves one home. `idle_s`: it ends after so many seconds without anything to do, and not
+    before `MIN_IDLE_S`."""
 
     def __init__(
         self, app: App, *, idle_s: float | None = None, version: str = __version__
@@ -82,7 +90,8 @@ class Controller:
         home = app.settings.home
         if home is None:
             raise ControllerRunning("a home in memory has no controller: its process drives it")
-        self._app, self._home, self._idle_s, self._version = app, home, idle_s, version
+        self._app, self._home, self._version = app, home, version
+        self._idle_s = None if idle_s is None else max(idle_s, MIN_IDLE_S)
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_stopping = self._was_idle = False
         self._unsent: set[Caller] = set()
@@ -135,8 +144,8 @@ class Controller:
                 for caller in list(self._callers):
                     self._hang_up(caller)
                 self._app.close_engine()
-            # What was posted while it ended found its engine alive: somebody has to take it in.
-            is_again = self._was_idle and bool(find_abandoned(self._app))
+            # Who posted something while it ended found its engine alive, and leaves it at that.
+            is_again = has_late_news(self._app) and self._was_idle
             on_ready = None
         log.info("the controller ends")
 
@@ -158,7 +167,7 @@ class Controller:
         with selectors.DefaultSelector() as self._selector:
             self._selector.register(self._alarm, _READ)
             self._selector.register(listener, _READ)
-            pause = CHECK_S if self._idle_s is None else min(CHECK_S, self._idle_s / 4 + 0.01)
+            pause = CHECK_S if self._idle_s is None else min(CHECK_S, self._idle_s / 4)
             while not self._is_stopping:
                 now = time.monotonic()
                 if self._check_at <= now:
@@ -263,8 +272,8 @@ class Controller:
                     self._submit(caller, run)
             case Adopt(number=number, run_id=run_id, is_resume=is_resume):
                 self._adopt(caller, number, run_id, is_resume)
-            case Watch(run_id=run_id, name=name):
-                self._watch(caller, run_id, name)
+            case Watch():
+                self._watch(caller, message)
             case Ping():
                 caller.send(Pong())
             case Hello(declared=declared):
@@ -303,7 +312,8 @@ class Controller:
 
         self._adoption.adopt(run_id, is_resume, answer)
 
-    def _watch(self, caller: Caller, run_id: str, name: str | None) -> None:
+    def _watch(self, caller: Caller, watch: Watch) -> None:
+        run_id, name = watch.run_id, watch.name
         caller.waits_for.add((run_id, name))
 
         def tell(news: News) -> None:
@@ -317,7 +327,24 @@ class Controller:
             else:
                 tell(news)
 
-        self._engine.watch(run_id, name, tell_or_find)
+        self._engine.watch(run_id, name, tell_or_find, is_expected=watch.is_expected)
+
+
+def serve_here(
+    app: App, idle_s: float | None, on_ready: Callable[[], object], *more: signal.Signals
+) -> None:
+    """Be the controller with the whole process, until a signal says to end (`more` beside SIGINT
+    and SIGTERM), or there was nothing to do for `idle_s`; as `Controller.serve`."""
+    # Two threads take turns at short work. Whoever has just got an answer to pass on shall not wait
+    # until the other one has used up the usual 5 ms.
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        controller = Controller(app, idle_s=idle_s)
+        for each in (signal.SIGTERM, signal.SIGINT, *more):
+            signal.signal(each, lambda *_: controller.stop())
+        controller.serve(on_ready)
+    finally:
+        app.close()
 
 
 class _Submitted:

@@ -3,14 +3,13 @@
 import contextlib
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 
 from weftline.app import App
 from weftline.config import load_settings
 from weftline.control import READY_FD, log_path
-from weftline.controller.controller import Controller
+from weftline.controller.controller import serve_here
 from weftline.errors import ControllerRunning, WeftlineError
 
 MAX_LOG_BYTES = 10 << 20
@@ -27,13 +26,7 @@ def main() -> None:
         app = App(load_settings({"executor": "children"}))
         assert app.settings.home is not None
         logging.getLogger().handlers[:] = [BoundedLog(log_path(app.settings.home))]
-        try:
-            controller = Controller(app, idle_s=app.settings.controller_idle_s)
-            for each in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(each, lambda *_: controller.stop())
-            controller.serve(lambda: _tell(b"ready"))
-        finally:
-            app.close()
+        serve_here(app, app.settings.controller_idle_s, lambda: _tell(b"ready"))
         status = 0
     except ControllerRunning as error:
         log.info("%s: this one, process %d, is not needed", error, os.getpid())

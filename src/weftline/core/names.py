@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 TAKEN = -1
+MOST_DIGITS = 18
+"""No run has so many steps that a suffix is longer."""
 
 
 class Names:
@@ -23,8 +25,9 @@ class Names:
         holders = self._holders.get(asked)
         if holders is None:
             is_free = self._with_suffix(asked) is None and not self._lies_behind(asked)
-            self._holders[asked] = [number] if is_free else [TAKEN, number]
-            return 0 if is_free else 1
+            holders = self._holders[asked] = [number if is_free else TAKEN]
+            if is_free:
+                return 0
         behind = self._laid_down.get(asked, 0) if self._laid_down else 0
         # A step may have asked for `a_1` as such, before a second `a` came.
         while self._is_held_bare(f"{asked}_{behind + len(holders)}"):
@@ -53,18 +56,24 @@ class Names:
 
     def _lies_behind(self, name: str) -> bool:
         """Whether a step that is kept here no more had this name as one with a suffix."""
-        asked, _, digits = name.rpartition("_")
-        is_suffix = digits.isdecimal() and digits == str(int(digits))
-        return is_suffix and 0 < int(digits) < self._laid_down.get(asked, 0)
+        asked, suffix = split_suffix(name)
+        return 0 < suffix < self._laid_down.get(asked, 0)
 
     def _with_suffix(self, name: str) -> int | None:
-        asked, _, digits = name.rpartition("_")
+        asked, suffix = split_suffix(name)
         holders = self._holders.get(asked)
-        if holders is None or not digits.isdecimal() or digits != str(int(digits)):
+        if holders is None or not suffix:
             return None
-        place = int(digits) - self._laid_down.get(asked, 0)
-        is_held = int(digits) > 0 and 0 <= place < len(holders) and holders[place] != TAKEN
+        place = suffix - self._laid_down.get(asked, 0)
+        is_held = 0 <= place < len(holders) and holders[place] != TAKEN
         return holders[place] if is_held else None
+
+
+def split_suffix(name: str) -> tuple[str, int]:
+    """What was asked for, and the suffix; 0 when the name cannot have been made with one."""
+    asked, _, digits = name.rpartition("_")
+    is_number = len(digits) <= MOST_DIGITS and digits.isascii() and digits.isdigit()
+    return (asked, int(digits)) if is_number and digits[0] != "0" else (asked, 0)
 
 
 def with_suffix(asked: str, suffix: int) -> str:

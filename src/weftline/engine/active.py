@@ -9,10 +9,13 @@ from msgspec import Struct
 from weftline.core.environment import Environment
 from weftline.core.events import Event, RunStatus, RunSubmitted, encode_event
 from weftline.core.graph import Graph
-from weftline.core.run import Run
+from weftline.core.run import NOTHING, Run
 from weftline.core.values import Error, Packed
 from weftline.errors import WeftlineError
 from weftline.ports import Creation, Entry, RunChange, Summary
+
+FIRST_METHOD = "__init__"
+"""The name of an actor's first step; no other one is called so."""
 
 
 class Ended(NamedTuple):
@@ -36,7 +39,14 @@ class Ended(NamedTuple):
         if name is None:
             return cls.of(run) if run.is_at_rest or not run.is_open else None
         step = run.find_step(name)
-        return None if step is None else cls.of_step(run, step.number)
+        if step is not None:
+            return cls.of_step(run, step.number)
+        if run.laid_down and name == FIRST_METHOD:  # else there would be nothing behind
+            return cls(RunStatus.SUCCESSFUL, NOTHING, None, name, None)
+        if run.is_actor and not run.is_open:  # a call that waits until the actor goes on
+            reason = f"it has not begun, and the actor is {run.status}"
+            return cls(run.status, None, run.error, cls.of(run).step, run.held or reason)
+        return None
 
     @classmethod
     def of_step(cls, run: Run, number: int) -> "Ended | None":
@@ -46,7 +56,7 @@ class Ended(NamedTuple):
         if value is not None:
             return cls(RunStatus.SUCCESSFUL, value, None, step.name, None)
         error = run.error_of(number)
-        if error is not None and not run.is_open:
+        if error is not None:
             return cls(RunStatus.FAILED, None, error, step.name, None)
         if run.is_open and not step.is_ended:
             return None
@@ -148,6 +158,7 @@ class ActiveRun:
         "stored",
         "taken",
         "takes",
+        "timer",
         "told_generation",
         "turn",
         "wants_events",
@@ -175,6 +186,7 @@ class ActiveRun:
         self.inbox_read = 0  # the number of the last one
         self.group: tuple[str, int] | None = None  # as in RunSubmitted
         self.turn: tuple[str | None, object] | None = None  # to run, where that is limited
+        self.timer: float | None = None  # the earliest time at which the engine looks at its waits
         self.listeners: list[Listener] = []
         self.step_listeners: dict[str, list[Listener]] = {}
         self.on_accepted: Callable[[], object] | None = None
@@ -216,6 +228,21 @@ class ActiveRun:
             for waiting in self.step_listeners.values():
                 for listener in waiting:
                     listener(news)
+
+    def tell_step(self, name: str, news: News) -> None:
+        """Tell those who wait for the end of this step, for good."""
+        for listener in self.step_listeners.pop(name, ()):
+            listener(news)
+
+    def tell_steps(self, news: News) -> None:
+        """Tell those who wait for the ends of steps, for good."""
+        for name in list(self.step_listeners):
+            self.tell_step(name, news)
+
+    def tell_all(self, news: News) -> None:
+        """Tell everybody; those who wait for the end of a step for good."""
+        self.tell(news)
+        self.tell_steps(news)
 
 
 class Part:

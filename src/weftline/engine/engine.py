@@ -24,6 +24,7 @@ from weftline.core.environment import Environment
 from weftline.core.events import (
     Event,
     GraphExtended,
+    PauseChanged,
     Quarantined,
     RunAdopted,
     RunBegun,
@@ -60,6 +61,7 @@ from weftline.errors import (
     InvalidWorkflow,
     ResourcesUnavailable,
     StepMemoryError,
+    StepNotFoundError,
     StepTimeoutError,
     StorageError,
     StorageFull,
@@ -120,7 +122,8 @@ WINDOW = 4096
 """Ready steps that are taken into attempts at once; bounds what one turn can cost."""
 
 PARKED = Run()
-"""What a parked run has in place of its own."""
+"""What a parked or forgotten run has in place of its own: nothing is of its generation."""
+PARKED.generation = -1
 
 log = logging.getLogger("weftline.engine")
 
@@ -131,6 +134,8 @@ class Fate(Enum):
     WRITTEN = auto()
     UNWRITTEN = auto()
     REFUSED = auto()
+    EITHER = auto()
+    """It would be the same: nothing tells, and to write it once more does no harm."""
 
 
 class InFlight(NamedTuple):
@@ -172,6 +177,7 @@ class Engine:
         self._quiet: deque[tuple[float, int, ActiveRun]] = deque()  # since when, and at which seq
         self._postponed: list[Report] = []  # on parked runs that could not be loaded
         self._look_at = clock.monotonic() + LOOK_S
+        self._has_more_news = self._has_driven = False
         self._in_flight: dict[int, InFlight] = {}
         self._last_key = 0
         self._lanes: dict[Lane, deque[tuple[ActiveRun, int, int]]] = {}
@@ -253,13 +259,19 @@ class Engine:
         self._put(lambda: self._rejoin(run_id, listener, forward, on_accepted))
 
     def look(self) -> None:
-        """There may be news in the inbox."""
-        self._put(self._read_inbox)
+        """There may be news in the inbox. Nobody is told when nothing is driven here any more."""
+        self._look_at = 0.0
+        self._executor.wake()
 
-    def watch(self, run_id: str, name: str | None, listener: Listener) -> None:
-        """Tell how the run, or its step `name`, ends: with `Ended`, at once if it has. `Gone` when
-        the run is not driven here, or stops being so."""
-        self._put(lambda: self._watch(run_id, name, listener))
+    def watch(
+        self, run_id: str, name: str | None, listener: Listener, *, is_expected: bool = False
+    ) -> None:
+        """Tell how the run, or its step or call `name`, ends: with `Ended`, at once if it has.
+
+        `Gone` when the run is not driven here, or stops being so, and when the actor may have laid
+        the call down behind it, unless it `is_expected`: not made yet.
+        """
+        self._put(lambda: self._watch(run_id, name, listener, is_expected))
 
     def limit(self, turns: Turns) -> None:
         """Hold runs back as these turns say, from now on."""
@@ -320,7 +332,7 @@ class Engine:
                 with suppress(Exception):
                     self._commands.popleft()()
             for active in [*self._runs.values(), *self._parked.values()]:
-                active.tell(Gone(self._broken))
+                active.tell_all(Gone(self._broken))
             self._runs.clear()
             self._parked.clear()
             raise
@@ -351,7 +363,7 @@ class Engine:
             active, number, generation = heappop(self._aside)[2]
             if generation == active.run.generation:
                 self._queue_again(active, number)
-            else:
+            elif active.run is not PARKED:
                 self._rest(active)
         if self._releases and now >= self._next_release:
             self._write_releases()
@@ -382,7 +394,7 @@ class Engine:
         if self._commands or (self._unwritten and self._committing is None):
             return 0.0
         now = self._clock.monotonic()
-        waits = [self._look_at - now] if self._runs or self._parked else []
+        waits = [self._look_at - now] if self._has_driven else []
         if self._aside:
             waits.append(self._aside[0][0] - now)
         if self._releases:
@@ -410,10 +422,12 @@ class Engine:
         if flight is None:  # of an attempt that was given up; whatever it did is void
             return
         active = flight.active
-        if active.run_id in self._parked and not self._unpark(active):
+        if self._is_parked(active) and not self._unpark(active):
             self._in_flight[report.key] = flight
             self._postponed.append(report)
             return
+        if self._runs.get(active.run_id) is not active:
+            return  # it could not be gone on with
         if is_done:
             active.attempts.pop(flight.step, None)
             if active.starved and not isinstance(report, Starved | GivenBack):
@@ -510,8 +524,12 @@ class Engine:
             report.log,
             UNSET if report.state is None else Raw(report.state),
         )
-        if report.stays and isinstance(graph.output, int):
-            active.kept[len(active.run.steps) + graph.output] = report.key
+        if report.stays:
+            output = graph.output
+            if isinstance(output, int) and isinstance(graph.steps[output].action, PythonCall):
+                active.kept[len(active.run.steps) + output] = report.key
+            else:  # what it waits for will never be carried out by a process
+                self._executor.kill({report.key})
         self._record(active, event, graph)
 
     def _fail(
@@ -586,9 +604,24 @@ class Engine:
             active.append(follows, now)
             if type(follows) is WaitBegun:
                 self._set_timer(active)
+        if isinstance(event, RunBegun | RunResumed | PauseChanged):
+            self._list_handed_back(active)
         if run.dropped:
             self._drop(active)
+        if active.kept:
+            self._let_kept_go(active, [n for n in active.kept if run.steps[n].is_ended])
         self._note_unwritten(active)
+
+    def _list_handed_back(self, active: ActiveRun) -> None:
+        """Recorded as running, but handed back by its executor while nothing could be started:
+        such steps are to be started again."""
+        run = active.run
+        if run.may_start:
+            for step in run.steps:
+                is_begun = step.status is StepStatus.RUNNING and step.may_begin
+                if is_begun and isinstance(step.spec.action, PythonCall):
+                    if step.number not in active.attempts:
+                        run.ready.append(step.number)
 
     def _next_wait(self, run: Run) -> Event | None:
         """The beginning of a wait that is READY; it is recorded with what made it so."""
@@ -601,8 +634,10 @@ class Engine:
         return None
 
     def _has_unwritten(self, active: ActiveRun) -> bool:
-        parts = self._committing[0] if self._committing is not None else ()
-        return active.is_queued or any(part.active is active for part in parts)
+        if active.is_queued:
+            return True
+        parts = self._committing[0] if self._committing is not None else self._doubtful
+        return parts is not None and any(part.active is active for part in parts)
 
     def _note_unwritten(self, active: ActiveRun) -> None:
         if not active.is_queued:
@@ -704,7 +739,8 @@ class Engine:
             self._stall(error)
             return
         self._doubtful = None
-        if Fate.UNWRITTEN in fates:  # a batch is written as a whole, or not at all
+        # A batch is written as a whole, or not at all.
+        if Fate.UNWRITTEN in fates or (Fate.EITHER in fates and Fate.WRITTEN not in fates):
             self._unwrite(parts)
         else:
             changes = zip(parts, fates, strict=True)
@@ -726,6 +762,8 @@ class Engine:
             return Fate.UNWRITTEN if is_next else Fate.REFUSED
         if record.epoch != change.epoch + change.takes or not is_ours:
             return Fate.REFUSED
+        if not change.entries:
+            return Fate.EITHER
         return Fate.WRITTEN if record.last_seq >= last_seq else Fate.UNWRITTEN
 
     def _written(self, part: Part) -> None:
@@ -733,14 +771,15 @@ class Engine:
         active.epoch += part.change.takes
         active.stored = part.change.summary
         active.is_owned = True
+        if part.change.takes or self._has_more_news:
+            self._look_at = 0.0  # there may be news from before, which are this engine's only now
         if active.on_accepted is not None:
             active.on_accepted()
             active.on_accepted = None
         if active.wants_events:
             active.tell(Committed(part.events))
         for name, ended in part.step_endings:
-            for listener in active.step_listeners.pop(name, ()):
-                listener(ended)
+            active.tell_step(name, ended)
         run = active.run
         if active.step_listeners and not self._has_unwritten(active):
             self._tell_late(active)
@@ -748,7 +787,8 @@ class Engine:
             self._queue_ready(active, part.ready)
         if part.ending is not None and part.generation == run.generation:
             self._tell_ending(active, part.ending)
-        if run.is_at_rest and len(run.steps) >= LAY_DOWN_STEPS and not active.step_listeners:
+        may_lay_down = run.is_at_rest and run.may_start and not active.step_listeners
+        if may_lay_down and len(run.steps) >= LAY_DOWN_STEPS:
             # So that a call costs the same for ever.
             self._record(active, run.lay_down())
         if run.is_open and not active.is_looked_at:
@@ -764,23 +804,34 @@ class Engine:
 
     def _tell_ending(self, active: ActiveRun, ending: Ended) -> None:
         run = active.run
-        if run.is_at_rest:
-            active.tell(ending)
-            active.listeners.clear()
-        elif active.told_generation != run.generation:
-            active.told_generation = run.generation
-            active.tell(ending)
-            active.listeners.clear()
+        active.tell(ending)
+        active.listeners.clear()
         if not run.is_open:
+            active.told_generation = run.generation
+            self._tell_of_unknown(active)
             self._let_kept_go(active, active.kept)
-        if (not run.is_open or run.is_at_rest) and self._turns.give_back(active):
-            self._ask_for_turn_at = 0.0
+        if not run.is_open or run.is_at_rest:
+            self._give_up_turn(active)
         self._rest(active)
+
+    def _tell_of_unknown(self, active: ActiveRun) -> None:
+        """Nobody waits for ever for steps that a run which is over never had."""
+        run = active.run
+        if run.is_actor and active.step_listeners:
+            self._read_inbox()  # calls may be on their way
+        for name in [name for name in active.step_listeners if run.find_step(name) is None]:
+            active.tell_step(name, Gone(never_had(active.run_id, name)))
+
+    def _give_up_turn(self, active: ActiveRun) -> None:
+        """The run needs its turn no more, nor waits for one; another one may have it."""
+        if self._turns.give_back(active):
+            self._ask_for_turn_at = 0.0
 
     def _rest(self, active: ActiveRun) -> None:
         """Forget a run that does not go on, once nothing of it runs or is to be written."""
-        is_told = active.told_generation == active.run.generation
-        if is_told and not (active.run.is_open or active.attempts or active.is_queued):
+        run = active.run
+        is_told = active.told_generation == run.generation
+        if is_told and not (run.is_open or active.attempts or self._has_unwritten(active)):
             self._forget(active)
             # Who still watches asks for a step that the run does not have.
             active.tell(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
@@ -804,16 +855,14 @@ class Engine:
             text = f"run {active.run_id!r} was taken over by another process"
         self._forget(active)
         error = WorkflowRunningError(text, active.run_id)
-        active.tell(Gone(error, is_outdated=part.change.takes))
+        active.tell_all(Gone(error, is_outdated=part.change.takes))
 
     def _forget(self, active: ActiveRun) -> None:
         if self._runs.get(active.run_id) is active:
             del self._runs[active.run_id]
         if self._parked.get(active.run_id) is active:
             del self._parked[active.run_id]
-        self._turns.forget(active)
-        if self._turns.give_back(active):
-            self._ask_for_turn_at = 0.0
+        self._give_up_turn(active)
         self._let_kept_go(active, active.kept)
         if active.is_queued:  # what it did since the last commit is done again by its next owner
             active.is_queued = False
@@ -821,7 +870,7 @@ class Engine:
         keys = set(active.attempts.values())
         active.attempts.clear()
         self._kill(keys)
-        active.run.generation += 1  # voids what of it still stands in a lane or a timer
+        active.run = PARKED  # voids what of it still stands in a lane or a timer
 
     def _give_up(self, active: ActiveRun, error: Exception) -> None:
         """A run whose state contradicts itself harms no other one: stop driving it, and say so."""
@@ -885,9 +934,11 @@ class Engine:
                 while queue and len(attempts) < room:
                     active, number, generation = queue.popleft()
                     run = active.run
+                    if generation != run.generation:
+                        continue  # void: given up, resumed or parked meanwhile
                     step = run.steps[number]
-                    if generation != run.generation or not (run.may_start and step.may_begin):
-                        continue  # void: given up, resumed, or its scope was closed meanwhile
+                    if not (run.may_start and step.may_begin):
+                        continue  # it is held back, or its scope was closed meanwhile
                     if step.status is StepStatus.WAITING or number in active.attempts:
                         continue  # it was listed twice, and has begun or failed since
                     if step.spec.join is Join.ONE_SUCCEEDED and self._has_unwritten(active):
@@ -930,21 +981,29 @@ class Engine:
 
     def _set_timer(self, active: ActiveRun) -> None:
         due = active.run.next_due()
-        if due is not None:
+        if due is not None and (active.timer is None or due < active.timer):
+            active.timer = due
             heappush(self._timers, (due, next(self._ticket), active))
 
     def _fire_timers(self) -> None:
         now = self._clock.time()
         while self._timers and self._timers[0][0] <= now:
-            _, _, active = heappop(self._timers)
-            if active.run_id in self._parked and not self._unpark(active):
-                heappush(self._timers, (now + RETRY_COMMIT_S, next(self._ticket), active))
+            due, _, active = heappop(self._timers)
+            if active.timer == due:
+                active.timer = None
+            if self._is_parked(active) and not self._unpark(active):
+                active.timer = now + RETRY_COMMIT_S
+                heappush(self._timers, (active.timer, next(self._ticket), active))
                 break
             if self._runs.get(active.run_id) is not active:
                 continue
-            for event in active.run.due(now):
-                self._record(active, event)
             run = active.run
+            try:
+                for event in run.due(now):
+                    self._record(active, event)
+            except ImpossibleEvent as error:
+                self._give_up(active, error)
+                continue
             if run.ready and self._has_unwritten(active):
                 self._note_unwritten(active)  # others in the list must wait until that is durable
             elif run.ready:
@@ -966,6 +1025,7 @@ class Engine:
             if active.last_seq != seq:
                 self._look_later(active)
                 continue
+            self._let_kept_go(active, active.kept)
             del self._runs[active.run_id]
             self._parked[active.run_id] = active
             active.run = PARKED
@@ -980,30 +1040,43 @@ class Engine:
         run = active.run
         is_idle = not (active.is_queued or active.starved or run.ready or run.beginning)
         is_idle = is_idle and run.is_open and not self._has_unwritten(active)
-        in_flight = all(self._in_flight[key].lane.listens for key in active.attempts.values())
-        waits = in_flight and not any(step.status is StepStatus.READY for step in run.steps)
+        if not is_idle or not all(
+            self._in_flight[n].lane.listens for n in active.attempts.values()
+        ):
+            return False
         # One that is held back has READY steps, and is listed anew when its turn comes.
-        return is_idle and (waits or not run.may_start)
+        begun = active.attempts
+        ready = (s for s in run.steps if s.status is StepStatus.READY and s.number not in begun)
+        return not (run.may_start and any(ready))
+
+    def _is_parked(self, active: ActiveRun) -> bool:
+        return self._parked.get(active.run_id) is active
 
     def _unpark(self, active: ActiveRun) -> bool:
-        """Load the run again; False when that cannot be done now."""
+        """Load the run again, or give it up; False when neither can be done now."""
         try:
             recorded = read_run(self._journal, active.run_id, to_drive=True)
         except StorageError as error:
             log.warning("run %s cannot be read, trying again: %s", active.run_id, error)
             return False
+        except (ImpossibleEvent, DecodeError) as error:
+            self._give_up(active, error)
+            return True
         except WorkflowNotFoundError:
             recorded = None
-        self._parked.pop(active.run_id, None)
+        del self._parked[active.run_id]
         self._runs[active.run_id] = active
         if recorded is None or recorded.record.epoch != active.epoch:
             text = f"run {active.run_id!r} was taken over by another process"
             self._forget(active)
-            active.tell(Gone(WorkflowRunningError(text, active.run_id)))
+            active.tell_all(Gone(WorkflowRunningError(text, active.run_id)))
             return True
         active.run = recorded.run
+        # What was to begin has begun; what is held back is listed anew when it may.
         active.run.ready.clear()
+        active.run.beginning.clear()
         self._set_timer(active)
+        self._look_later(active)
         return True
 
     def _load(self, run_id: str) -> ActiveRun | None:
@@ -1018,8 +1091,11 @@ class Engine:
             recorded = read_run(self._journal, run_id, to_drive=True)
         except WorkflowNotFoundError:
             return None
+        except (ImpossibleEvent, DecodeError) as error:
+            log.error("run %s contradicts itself: %s", run_id, error)
+            return None
         record = recorded.record
-        if record.engine != self.engine_id:
+        if record.engine != self.engine_id or run_id in self._releases:
             return None
         active = ActiveRun(run_id, recorded.run, record.creation, record.epoch, record.last_seq)
         active.stored, active.is_owned = record.summary, True
@@ -1027,6 +1103,7 @@ class Engine:
         active.base_seq = record.summary.base_seq
         active.told_generation = recorded.run.generation
         recorded.run.ready.clear()
+        recorded.run.beginning.clear()
         self._runs[run_id] = active
         return active
 
@@ -1038,8 +1115,7 @@ class Engine:
         if not self._is_stopping:
             try:
                 entries = self._journal.read_inbox(self.engine_id)
-                if len(entries) >= INBOX_AT_ONCE:
-                    self._look_at = 0.0  # there are more behind them
+                self._has_more_news = len(entries) >= INBOX_AT_ONCE  # behind these
                 for entry in entries:
                     active = self._load(entry.run_id)
                     if active is not None and entry.number > active.inbox_read:
@@ -1063,7 +1139,7 @@ class Engine:
             log.warning("run %s: news that came too late: %s", active.run_id, error)
         self._note_unwritten(active)
 
-    def _watch(self, run_id: str, name: str | None, listener: Listener) -> None:
+    def _watch(self, run_id: str, name: str | None, listener: Listener, is_expected: bool) -> None:
         try:
             active = self._runs.get(run_id)
             if active is None and run_id in self._parked:
@@ -1074,13 +1150,23 @@ class Engine:
         if active is None:
             listener(Gone(WorkflowError(f"run {run_id!r} is not driven here", run_id)))
             return
-        ended = Ended.find(active.run, name)
-        if ended is not None and not self._has_unwritten(active):
+        run = active.run
+        if name is not None and run.find_step(name) is None:
+            self._read_inbox()  # it may be a call that is on its way
+        ended = Ended.find(run, name)
+        is_behind = name is not None and run.laid_down > 0 and run.find_step(name) is None
+        if is_behind and not is_expected:
+            listener(Gone(WorkflowError(f"{name!r} may lie behind actor {run_id!r}", run_id)))
+        elif ended is not None and not self._has_unwritten(active):
             listener(ended)
         elif name is None:
             active.listeners.append(listener)
+        elif ended is None and not run.is_open:
+            listener(Gone(never_had(run_id, name)))
         else:
             active.step_listeners.setdefault(name, []).append(listener)
+            if ended is not None:
+                self._note_unwritten(active)  # the commit under way tells of no new listeners
 
     # -- limits ---------------------------------------------------------------------------------
 
@@ -1097,13 +1183,13 @@ class Engine:
         """Let runs begin whose turn has come."""
         self._ask_for_turn_at = self._clock.monotonic() + ASK_FOR_TURN_S
         while (active := self._turns.next()) is not None:
-            if active.run_id in self._parked and not self._unpark(active):
+            if self._is_parked(active) and not self._unpark(active):
                 self._turns.give_back(active)
                 self._turns.pending.appendleft(active)
                 return
-            if active.run.is_pending:
+            if active.run.is_pending and active.run.is_open and active.turn is not None:
                 self._record(active, RunBegun())
-            else:
+            else:  # it has come to its end meanwhile
                 self._turns.give_back(active)
 
     # -- commands -------------------------------------------------------------------------------
@@ -1127,6 +1213,7 @@ class Engine:
         active.graphs.append((submission.graph_hash, submission.pages))
         active.objects += submission.objects
         self._runs[run_id] = active
+        self._has_driven = True
         self._record(active, submission.first_event(is_pending=is_pending), submission.graph)
         if is_pending:
             self._turns.pending.append(active)
@@ -1143,6 +1230,7 @@ class Engine:
         active.group = run.group
         active.listeners.append(listener)
         self._runs[run_id] = active
+        self._has_driven = True
         was_open = run.is_open
         self._record(active, adopted)
         if not was_open and run.finished is not RunStatus.SUCCESSFUL:
@@ -1153,7 +1241,6 @@ class Engine:
             self._turns.pending.append(active)
             self._ask_for_turn_at = 0.0
         self._set_timer(active)
-        self._look_at = 0.0  # there may be news from before
 
     def _rejoin(
         self,
@@ -1173,11 +1260,6 @@ class Engine:
         active.takes = True
         self._turns.take_anyway(active)
         self._record(active, RunResumed())
-        # Recorded as running, but handed back by its executor: it is to be started again.
-        for step in active.run.steps:
-            if step.status is StepStatus.RUNNING and step.may_begin:
-                if step.number not in active.attempts:
-                    active.run.ready.append(step.number)
         self._set_timer(active)
 
     def _let_go(self, run_id: str, error: WeftlineError | None) -> None:
@@ -1191,12 +1273,14 @@ class Engine:
         if active is None:
             return
         self._forget(active)
-        if error is not None:
-            active.tell(Gone(error))
+        if error is None:
+            active.tell_steps(Gone(WorkflowError(f"run {run_id!r} was let go", run_id)))
+        else:
+            active.tell_all(Gone(error))
         if not active.is_owned or run_id in in_doubt:
             return
         summary = active.stored
-        if summary.status in (RunStatus.RUNNING, RunStatus.PAUSED):
+        if summary.status in (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.PENDING):
             summary = replace(summary, status=RunStatus.RESUMABLE)
         release = RunChange(
             run_id=run_id, epoch=active.epoch, entries=[], summary=summary, takes=True
@@ -1224,6 +1308,11 @@ class Engine:
             stopped = WorkflowError(f"run {run_id!r} was let go: the engine is stopping", run_id)
             self._let_go(run_id, stopped)
         self._write_releases()
+
+
+def never_had(run_id: str, name: str) -> WorkflowError:
+    """Why nothing can be told of a step that the run had not when it ended."""
+    return StepNotFoundError(f"No such step_id {name} in workflow {run_id}", run_id)
 
 
 def error_of(error: WeftlineError) -> Error:

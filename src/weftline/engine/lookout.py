@@ -25,6 +25,14 @@ class ReadJournal(Journal, RunCatalogue, Protocol):
     """A journal of which also its catalogue is needed."""
 
 
+def find_end(reader: RunReader) -> Ended | None:
+    """How the run, or the step that is sought, has ended as far as it was read."""
+    found = reader.find_sought()
+    if found is not None:
+        return Ended.of_step(found[0], found[1].number)
+    return Ended.find(reader.run, reader.seeks)
+
+
 class _Watched(NamedTuple):
     reader: RunReader
     run_id: str
@@ -42,11 +50,14 @@ class Lookout:
         self._is_looking = self._is_closed = False
 
     def watch(self, run_id: str, name: str | None, listener: Listener) -> None:
-        """Tell once, on the lookout's thread, how the run, or its step `name`, ends; `Gone` when
-        nobody drives it."""
-        reader = RunReader(self._journal, run_id)
+        """Tell once how the run, or its step `name`, ends: at once if it has, else on the
+        lookout's thread; `Gone` when nobody drives it."""
+        reader = RunReader(self._journal, run_id, seeks=name)
+        watched = _Watched(reader, run_id, name, listener)
+        if self._tell(watched):
+            return
         with self._lock:
-            self._watched.append(_Watched(reader, run_id, name, listener))
+            self._watched.append(watched)
             if self._is_looking:
                 return
             self._is_looking = True
@@ -77,23 +88,28 @@ class Lookout:
     def _look(self, watched: list[_Watched]) -> int:
         told = 0
         for each in watched:
-            news: Ended | Gone | None
-            try:
-                news = self._answer(each)
-            except WeftlineError as error:
-                news = Gone(error)
-            if news is not None:
+            if self._tell(each):
                 told += 1
                 with self._lock:
                     self._watched.remove(each)
-                each.listener(news)
         return told
+
+    def _tell(self, watched: _Watched) -> bool:
+        """Tell how it has ended, or that it will not; whether there was something to tell."""
+        news: Ended | Gone | None
+        try:
+            news = self._answer(watched)
+        except WeftlineError as error:
+            news = Gone(error)
+        if news is not None:
+            watched.listener(news)
+        return news is not None
 
     def _answer(self, watched: _Watched) -> Ended | Gone | None:
         watched.reader.refresh()
         recorded = watched.reader.recorded()
         run, run_id, name = recorded.run, watched.run_id, watched.name
-        ended = Ended.find(run, name)
+        ended = find_end(watched.reader)
         if ended is not None:
             return ended
         if not run.is_open:

@@ -36,8 +36,7 @@ class Turns:
         """Give the run its turn if there is one for it."""
         if active.turn is not None:
             return True
-        group = active.group
-        if group is not None and self._of_group.get(group[0], 0) >= group[1]:
+        if self._is_held_by_group(active):
             return False
         taken: object = None
         if self.share is not None:
@@ -57,6 +56,7 @@ class Turns:
         """The run needs its turn no more; whether another one may have it."""
         turn, active.turn = active.turn, None
         if turn is None:
+            self.forget(active)
             return False
         group, taken = turn
         if group is not None:
@@ -69,16 +69,23 @@ class Turns:
 
     def next(self) -> ActiveRun | None:
         """The oldest waiting run that has its turn now; it is given it."""
-        for active in list(self.pending):
-            if self.take(active):
-                self.pending.remove(active)
-                return active
+        for active in self.pending:
+            if self._is_held_by_group(active):
+                continue
+            if not self.take(active):
+                return None  # the home has none left, for nobody
+            self.pending.remove(active)
+            return active
         return None
 
     def forget(self, active: ActiveRun) -> None:
         """The run waits for no turn."""
         if active in self.pending:
             self.pending.remove(active)
+
+    def _is_held_by_group(self, active: ActiveRun) -> bool:
+        group = active.group
+        return group is not None and self._of_group.get(group[0], 0) >= group[1]
 
     def _note(self, active: ActiveRun, taken: object) -> None:
         group = active.group

@@ -76,9 +76,10 @@ class _Group:
 class _Watched:
     """A run, or a step of one, of which somebody wants to know how it ends."""
 
-    __slots__ = ("listeners", "sent_to")
+    __slots__ = ("is_expected", "listeners", "sent_to")
 
-    def __init__(self) -> None:
+    def __init__(self, is_expected: bool = False) -> None:
+        self.is_expected = is_expected
         self.listeners: list[Listener] = []
         self.sent_to: Contact | None = None
 
@@ -137,11 +138,14 @@ class Link:
         self._ask(asked, group)
         return [each.answer for each in asked if each.answer is not None]
 
-    def watch(self, run_id: str, name: str | None, listener: Listener) -> None:
-        """Tell the listener once how the run, or its step, ends; `Gone` when the controller does
-        not drive it, or cannot be reached. Never waits."""
+    def watch(
+        self, run_id: str, name: str | None, listener: Listener, *, is_expected: bool = False
+    ) -> None:
+        """Tell the listener once how the run, or its step or call, ends; `Gone` when the
+        controller does not drive it, or cannot be reached. Never waits. `is_expected`: the call
+        is made after this."""
         with self._lock:
-            watched = self._watched.setdefault((run_id, name), _Watched())
+            watched = self._watched.setdefault((run_id, name), _Watched(is_expected))
             watched.listeners.append(listener)
             contact = self._contact
         if contact is None:
@@ -227,10 +231,14 @@ class Link:
             if contact is not self._contact:
                 return  # whoever finds the next one sends them all
             fresh = [key for key, each in self._watched.items() if each.sent_to is not contact]
+            messages = []
             for key in fresh:
-                self._watched[key].sent_to = contact
-        for key in fresh:
-            contact.send(Watch(*key))
+                watched = self._watched[key]
+                messages.append(Watch(*key, is_expected=watched.is_expected))
+                # Another controller may be told of it when it has long been made.
+                watched.sent_to, watched.is_expected = contact, False
+        for message in messages:
+            contact.send(message)
 
     # -- the connection -------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 
-import weftline
 from weftline.control import READY_FD, log_path
 from weftline.errors import ControllerUnavailable
 from weftline.wire import MARKER
@@ -95,8 +94,9 @@ def _spawn(home: Path, variables: Mapping[str, str], ready: int) -> int:
 
 def _paths() -> list[str]:
     """Where Weftline and what it needs are found, if the interpreter does not know by itself."""
-    files = (weftline.__file__, msgspec.__file__)
-    return [str(Path(file).parents[1]) for file in files if file is not None]
+    ours = Path(__file__).absolute().parents[2]
+    theirs = Path(msgspec.__file__).absolute().parents[1]
+    return [str(ours), str(theirs)]
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:

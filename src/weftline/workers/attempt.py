@@ -33,7 +33,8 @@ class Current(NamedTuple):
 
 
 _call: ContextVar[Call] = ContextVar("weftline-call")
-# Threads that a step starts have a context of their own; mostly there is one attempt in a process.
+# Threads that a step starts have a context of their own: there it goes by what the process does,
+# where that is one attempt at a time.
 _calls: dict[int, Call] = {}
 
 
@@ -67,12 +68,15 @@ def carry_out(
     objects: ObjectStore,
     *,
     interrupts: tuple[type[BaseException], ...] = (),
+    has_company: bool = False,
 ) -> Outcome:
     """What comes of the call: whatever goes wrong is its failure, but for `interrupts`.
 
-    `took_s` and `log` of the outcome are for the caller to fill in.
+    `has_company` says that others are carried out at the same time in this process. `took_s` and
+    `log` of the outcome are for the caller to fill in.
     """
-    _calls[id(call)] = call
+    if not has_company:
+        _calls[id(call)] = call
     try:
         # In a context of its own, so that no attempt finds what another one left there.
         return copy_context().run(_carry_out, function, call, started_at, objects)
@@ -81,7 +85,7 @@ def carry_out(
     except BaseException as error:
         return _raised(error, call, started_at, objects)
     finally:
-        del _calls[id(call)]
+        _calls.pop(id(call), None)
 
 
 def _carry_out(function: Object, call: Call, started_at: float, objects: ObjectStore) -> Outcome:
@@ -105,7 +109,6 @@ async def listen(function: Object, call: Call, started_at: float, objects: Objec
 
     Being canceled counts as going wrong, too.
     """
-    _calls[id(call)] = call
     try:
         _call.set(call)
         target, args, kwargs = _loaded(function, call, objects)
@@ -116,8 +119,6 @@ async def listen(function: Object, call: Call, started_at: float, objects: Objec
         return _packed(result, call, started_at, objects)
     except BaseException as error:
         return _raised(error, call, started_at, objects)
-    finally:
-        del _calls[id(call)]
 
 
 def _loaded(

@@ -262,10 +262,12 @@ class Threads:
         running = worker.running
         self._take_in(worker, group)
         limits = [each.timeout_s for each in list(group.todo) if each.timeout_s is not None]
-        again_s = min([STARTED_AFTER_S, *limits])
         if running is None:
-            return again_s
+            return min([STARTED_AFTER_S, *limits])
         attempt, age_s = running.attempt, now - running.begun
+        # Later there is only something to see if others wait, or want to see what it prints.
+        is_dull = worker.started_key == attempt.key and not (attempt.forward or group.todo)
+        again_s = min([_NEVER if is_dull else STARTED_AFTER_S, *limits])
         if attempt.key not in self._wanted:
             worker.is_stuck = worker.running is running
             return again_s
