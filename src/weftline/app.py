@@ -187,6 +187,7 @@ class App:
             if shared.engine.drives(run_id):
                 raise WorkflowRunningError(f"run {run_id!r} is running in this process", run_id)
             drive = Drive(self, run_id, shared, quiet)
+            drive.again = lambda: self._proceed_again(drive, follow=follow)
             shared.engine.rejoin(run_id, drive.listen, forward=not quiet)
             return drive
         recorded = read_run(self.journal, run_id)
@@ -197,36 +198,36 @@ class App:
             self._warn_of_changes(recorded, written, stacklevel=5)
         if is_over:
             return Ended.of(recorded.run)
-        environment, noted = usable_environment(recorded.record.creation.environment)
-        for text in noted:
+        for text in usable_environment(recorded.record.creation.environment)[1]:
             warnings.warn(text, stacklevel=4)
         drive = Drive(self, run_id, self._engine(), quiet)
         left = [step.spec for step in recorded.run.steps if not step.is_ended]
         self._check(drive, drive.engine.lacking(left))
-
-        def adopt(recorded: Recorded) -> None:
-            drive.engine.adopt(
-                recorded,
-                drive.listen,
-                environment=environment,
-                warnings=noted,
-                lost=recorded.run.find_lost(self.is_there),
-                forward=not quiet,
-                wants_events=follow,
-            )
-
-        def adopt_again() -> None:
-            # The owner of a failed run has just recorded what a sibling came to.
-            now = read_run(self.journal, run_id)
-            if now.run.finished is RunStatus.SUCCESSFUL:
-                drive.listen(Ended.of(now.run))
-            else:
-                self.make_free(now.record)
-                adopt(now)
-
-        drive.again = adopt_again
-        adopt(recorded)
+        drive.again = lambda: self._proceed_again(drive, follow=follow)
+        self._take_over(drive, recorded, follow=follow)
         return drive
+
+    def _take_over(self, drive: "Drive", recorded: Recorded, *, follow: bool) -> None:
+        environment, noted = usable_environment(recorded.record.creation.environment)
+        drive.engine.adopt(
+            recorded,
+            drive.listen,
+            environment=environment,
+            warnings=noted,
+            lost=recorded.run.find_lost(self.is_there),
+            forward=not drive.is_quiet,
+            wants_events=follow,
+        )
+
+    def _proceed_again(self, drive: "Drive", *, follow: bool) -> None:
+        """The run changed while it was taken over: its owner has just recorded what a step of it
+        came to, and may have let go of it."""
+        recorded = read_run(self.journal, drive.run_id)
+        if recorded.run.finished is RunStatus.SUCCESSFUL:
+            drive.listen(Ended.of(recorded.run))
+        else:
+            self.make_free(recorded.record)
+            self._take_over(drive, recorded, follow=follow)
 
     def make_free(self, record: RunRecord) -> None:
         """See that nobody drives the run any more, and end what a dead engine left behind.
@@ -349,6 +350,11 @@ class App:
         Raises: ControllerUnavailable.
         """
         self.journal.change_count()
+        own = {run_id: self._rejoin(run_id) for run_id in run_ids if self._is_finishing(run_id)}
+        if own:
+            others = [run_id for run_id in run_ids if run_id not in own]
+            rest = iter(self.resume_many(others))
+            return [own[run_id] if run_id in own else next(rest) for run_id in run_ids]
         idle = {run_id for run_id in run_ids if self._is_left(run_id)}
         found = self._adopt(run_ids, is_resume=True)
         for at, run_id in enumerate(run_ids):
@@ -357,6 +363,17 @@ class App:
             if isinstance(found[at], WorkflowRunningError) and run_id in idle:
                 found[at] = None
         return found
+
+    def _is_finishing(self, run_id: str) -> bool:
+        """Whether it is a failed run of which steps still run here: they are not begun anew."""
+        return self._shared is not None and self._shared.engine.drives(run_id) is False
+
+    def _rejoin(self, run_id: str) -> WeftlineError | None:
+        """Let such a run go on here; a controller does when this process ends."""
+        answer = _Answer(lambda news: None)
+        engine = self.open_engine().engine
+        engine.rejoin(run_id, answer.listen, detached=True, on_accepted=answer.accept)
+        return answer.wait()
 
     def _is_left(self, run_id: str) -> bool:
         """Whether it is a run that controllers drive, and none does."""
@@ -701,12 +718,12 @@ class App:
         """The value that the run, or its step `name`, ended with. Raises: what it failed of."""
         if ended.status is RunStatus.SUCCESSFUL and (name is None or ended.value is not None):
             return None if ended.value is None else decode(ended.value, self.objects)
-        if name is not None and ended.error is None:
-            raise WorkflowExecutionError(f"run {run_id!r}: {ended.reason}", run_id)
         if ended.status is RunStatus.CANCELED:
             raise WorkflowCanceledError(
                 f"run {run_id!r} was canceled; resume it to let it go on", run_id
             )
+        if name is not None and ended.error is None:
+            raise WorkflowExecutionError(f"run {run_id!r}: {ended.reason}", run_id)
         if ended.error is None:
             raise WorkflowExecutionError(
                 f"run {run_id!r} is held back: {ended.reason}. Mend the cause, then resume it with"
@@ -951,7 +968,7 @@ class Drive:
         self.listen: Callable[[News], None] = self._mailbox.put
         self.again: Callable[[], None] | None = None
         """Takes the run over once more, after it changed while that was tried."""
-        self._quiet = quiet
+        self.is_quiet = quiet
 
     def news(self, timeout_s: float | None = None) -> News | None:
         """The next news of the run; None when there is none in time.
