@@ -648,7 +648,7 @@ def test_posts_of_several_threads_lose_nothing(journal: AnyJournal) -> None:
     assert posted.count("same") == 30
     assert sum(counted.acquire(blocking=False) for _ in range(91)) == 30
     for name in "abc":
-        assert [each for each in found if each.startswith(name)] == [
+        assert [each for each in posted if each.startswith(name)] == [
             f"{name}{n}" for n in range(30)
         ]
 
