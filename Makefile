@@ -31,8 +31,9 @@ format: $(READY) ## format the code, and mend what lint can mend
 soak: $(READY) ## the long forms of chaos and simulation (hours)
 	@$(BIN)/pytest -q -m soak --timeout=14400
 
-bench: $(READY) ## measure durable runs beside the machine's own limits
+bench: $(READY) ## measure what runs reach beside the machine's own limits; PEER=PYTHON: and beside DBOS
 	@$(BIN)/python -m benchmarks.durable
+	@$(BIN)/python -m benchmarks.detached $(if $(PEER),--peer-python $(PEER))
 
 clean: ## remove the environment and everything made by tools
 	@rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -39,9 +39,33 @@ def fsync_seconds(folder: Path, count: int = 300) -> float:
     return statistics.median(taken)
 
 
-def other_load() -> float:
-    """Load of the machine in the last minute: figures taken beside other work mean little."""
-    return os.getloadavg()[0]
+def write_mb_per_s(folder: Path, size: int, count: int) -> float:
+    """How fast `count` new files of `size` bytes are written and made durable (fsync), one after
+    the other."""
+    content = os.urandom(size)
+    paths = [folder / f"probe-{n}.bin" for n in range(count)]
+    start = time.perf_counter()
+    for path in paths:
+        with open(path, "wb", buffering=0) as file:
+            file.write(content)
+            os.fsync(file.fileno())
+    taken = time.perf_counter() - start
+    for path in paths:
+        path.unlink()
+    return size * count / 1e6 / taken
+
+
+def others_cpus(seconds: float) -> float:
+    """How many processors all other processes kept busy during this time, which it takes."""
+    busy, start = _busy_seconds(), time.monotonic()
+    time.sleep(seconds)
+    return (_busy_seconds() - busy) / (time.monotonic() - start)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used so far, with that of its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def pss_mb(pid: int) -> float:
@@ -68,22 +92,22 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def rss_mb() -> float:
-    """Resident memory of this process now, in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def rss_mb(pid: int | str = "self") -> float:
+    """Resident memory of a process now, in MB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def peak_rss_mb() -> float:
-    """The most resident memory this process had since `reset_peak`, in MB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def peak_rss_mb(pid: int | str = "self") -> float:
+    """The most resident memory a process had since it began, or since `reset_peak`, in MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
     raise RuntimeError("the kernel does not tell the peak of resident memory")
 
 
 def reset_peak() -> None:
-    """Start a new measurement of the peak."""
+    """Start a new measurement of this process's peak."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -93,3 +117,11 @@ def _pss_kb(pid: int) -> int:
     except OSError:
         return 0
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+
+
+def _busy_seconds() -> float:
+    """What all processors have spent on anything but idling or waiting for a disk."""
+    names = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, names)
+    ticks = user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")

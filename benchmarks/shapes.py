@@ -1,7 +1,5 @@
 """The shapes that are measured; each runs in a process of its own and prints one JSON object."""
 
-import argparse
-import json
 import os
 import statistics
 import sys
@@ -10,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
+from benchmarks.answer import Figures, answer
 from benchmarks.machine import peak_rss_mb, pss_mb, reset_peak, rss_mb
 
 
@@ -46,7 +44,7 @@ def mark(x: int, path: str) -> int:
     return x + 1
 
 
-def chain(count: int) -> dict[str, Any]:
+def chain(count: int) -> Figures:
     """Steps one after the other; the time of one is from its predecessor's end to its own."""
     from weftline import workflow
     from weftline.app import home
@@ -77,7 +75,7 @@ def chain(count: int) -> dict[str, Any]:
     }
 
 
-def fan_out(count: int, shape: str = "ints", repeats: int = 3) -> dict[str, Any]:
+def fan_out(count: int, shape: str = "ints", repeats: int = 3) -> Figures:
     """Many steps and one that takes all their results; composing them counts, too."""
     from weftline import workflow
 
@@ -97,7 +95,7 @@ def fan_out(count: int, shape: str = "ints", repeats: int = 3) -> dict[str, Any]
     }
 
 
-def memory(count: int) -> dict[str, Any]:
+def memory(count: int) -> Figures:
     """What the engine takes beside the composition while it runs a fan-out."""
     from weftline import workflow
 
@@ -111,7 +109,7 @@ def memory(count: int) -> dict[str, Any]:
     return {"composed_mb": before, "engine_mb": peak_rss_mb() - before, "seconds": taken}
 
 
-def many(count: int, threads: int) -> dict[str, Any]:
+def many(count: int, threads: int) -> Figures:
     """Runs of three steps in a row, all driven by this process; `threads` callers of `.run()`,
     or, with 0, all handed to the engine at once."""
     from weftline import workflow
@@ -148,7 +146,7 @@ def many(count: int, threads: int) -> dict[str, Any]:
     return {"per_second": count / statistics.median(taken), "worst": count / max(taken)}
 
 
-def one_step(count: int) -> dict[str, Any]:
+def one_step(count: int) -> Figures:
     """From `.run()` of a one-step workflow to its result, warm."""
     from weftline import workflow
 
@@ -166,7 +164,7 @@ def one_step(count: int) -> dict[str, Any]:
     }
 
 
-def killed(count: int, path: str) -> dict[str, Any]:
+def killed(count: int, path: str) -> Figures:
     """The chain that is killed and started again; each step leaves a line in `path`."""
     from weftline import workflow
 
@@ -177,7 +175,7 @@ def killed(count: int, path: str) -> dict[str, Any]:
     return {"value": last.run("killed")}
 
 
-def cold(began: float) -> dict[str, Any]:
+def cold(began: float) -> Figures:
     """A first workflow in an empty home: seconds since the process was started, and memory."""
     start = time.perf_counter()
     from weftline import workflow
@@ -193,7 +191,7 @@ def cold(began: float) -> dict[str, Any]:
     }
 
 
-SHAPES: dict[str, Callable[..., dict[str, Any]]] = {
+SHAPES: dict[str, Callable[..., Figures]] = {
     "chain": lambda a: chain(int(a[0])),
     "fan_out": lambda a: fan_out(int(a[0]), a[1], int(a[2])),
     "memory": lambda a: memory(int(a[0])),
@@ -205,9 +203,4 @@ SHAPES: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("arguments", nargs="*")
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    given.out.write_text(json.dumps(SHAPES[given.shape](given.arguments)))
+    answer(SHAPES)

@@ -26,6 +26,7 @@ FLOOR = {
     "core": 1,
     "code": 2,
     "codecs": 2,
+    "control": 2,
     "config": 2,
     "filelocks": 2,
     "ports": 2,
@@ -35,6 +36,10 @@ FLOOR = {
     "engine": 3,
     "workers": 3,
     "app": 4,
+    "controller": 4,
+    "link": 4,
+    "upkeep": 4,
+    "api": 5,
     "server": 5,
     "__init__": 6,
     "cli": 6,
@@ -46,6 +51,9 @@ NEIGHBOURS = {
     ("codecs", "code"),
     ("codecs", "ports"),
     ("code", "ports"),
+    ("control", "wire"),
+    ("app", "link"),
+    ("controller", "app"),
     ("__init__", "workflow"),
 }
 

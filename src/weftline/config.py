@@ -1,7 +1,7 @@
 """Process settings: defaults < weftline.toml < WEFTLINE_* < arguments; read once, handed down."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,7 +21,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """What one process was told.
 
     `home` holds the database, locks and logs; None: in memory. `objects` holds large values.
-    Numbers that are None are found out from the machine.
+    Numbers that are None are found out from the machine. Limits on workflows are None where none
+    was declared, and -1 where it was declared that there is none. A controller that was started on
+    demand ends after `controller_idle_s` seconds in which there was nothing to do.
     """
 
     home: Path | None
@@ -30,6 +32,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     num_cpus: float | None = None
     num_gpus: float | None = None
     resources: dict[str, float] = {}
+    max_running_workflows: int | None = None
+    max_pending_workflows: int | None = None
+    controller_idle_s: float = 60.0
 
 
 def load_settings(
@@ -43,7 +48,7 @@ def load_settings(
     """
     found: dict[str, tuple[Any, str]] = {}
     for name, value in _from_file((folder or Path.cwd()) / FILE_NAME).items():
-        found[name] = (value, FILE_NAME)
+        found[name] = (value, f"{FILE_NAME}: {name}")
     for name in _READERS:
         text = environ.get(f"WEFTLINE_{name.upper()}")
         if text is not None:
@@ -140,6 +145,24 @@ def _number(value: Any) -> float:
     return number
 
 
+def _limit(least: int) -> Callable[[Any], int]:
+    """Reads a number of workflows, at least `least`; -1: any number."""
+
+    def read(value: Any) -> int:
+        said = f"must be a whole number, at least {least}, or -1 for no limit"
+        if isinstance(value, bool | float):
+            raise TypeError(said)
+        try:
+            number = int(value)
+        except (ValueError, TypeError):
+            raise ValueError(said) from None
+        if number != -1 and number < least:
+            raise ValueError(said)
+        return number
+
+    return read
+
+
 def _resources(value: Any) -> dict[str, float]:
     if isinstance(value, str):
         value = msgspec.json.decode(value)
@@ -169,4 +192,7 @@ _READERS = {
     "num_cpus": _number,
     "num_gpus": _number,
     "resources": _resources,
+    "max_running_workflows": _limit(1),
+    "max_pending_workflows": _limit(0),
+    "controller_idle_s": _number,
 }

@@ -108,6 +108,17 @@ class StepTimeoutError(WeftlineError, TimeoutError):
     """A step ran longer than its `timeout_s`; its process was ended."""
 
 
+# -- the controller -----------------------------------------------------------------------------
+
+
+class ControllerRunning(WeftlineError, RuntimeError):
+    """Another controller serves the home already; a home has one."""
+
+
+class ControllerUnavailable(WeftlineError, RuntimeError):
+    """The controller of the home cannot be started, or does not answer; says which and why."""
+
+
 # -- what is stored -----------------------------------------------------------------------------
 
 
@@ -125,6 +136,10 @@ class NewerHome(StorageError):
 
 class CommitUnknown(StorageError):
     """Whether a commit took place is not known; the engine reads back before anything else."""
+
+
+class OtherPython(StorageError):
+    """Stored code was written by another version of Python, in which alone it runs."""
 
 
 class ObjectNotFound(StorageError):

@@ -1,6 +1,7 @@
 """What Weftline needs from outside, in its own words. Adapters fulfil these; features call them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
@@ -75,9 +76,9 @@ class StoredFile(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """What was removed for good."""
+    """How many things were removed for good, and how large they were together."""
 
-    files: int
+    number: int
     size_bytes: int
 
 
@@ -85,7 +86,7 @@ class ObjectUpkeep(Protocol):
     """Finds what nobody needs any more in an object store, and removes it in two steps.
 
     Which objects are needed, the caller knows. What it throws away may be named by a run a moment
-    later: until the trash is emptied, reading the object or asking whether it exists brings it
+    later: until it is erased there, reading the object or asking whether it exists brings it
     back, and storing its content again is as if it had never been there.
 
     Raises: StorageError.
@@ -108,17 +109,19 @@ class ObjectUpkeep(Protocol):
         """Bring an object back from the trash, as good as new; whether there was one to bring."""
         ...
 
-    def empty_trash(self, older_than_s: float) -> Removed:
-        """Remove for good what has been in the trash for longer than this."""
+    def erase(self, found: StoredFile) -> bool:
+        """Remove for good what is in the trash, unless it came there again since it was `found`."""
         ...
 
     def incoming(self) -> Iterator[StoredFile]:
         """What is being written, or was by somebody who has died; its name is no object's."""
         ...
 
-    def clear_incoming(self, older_than_s: float) -> Removed:
+    def clear_incoming(
+        self, older_than_s: float, dead_for_s: float, *, is_trial: bool = False
+    ) -> Removed:
         """Remove what has been incoming without a change for longer than this: longer than any
-        writer may pause."""
+        writer may pause, and if the writer is dead `dead_for_s`. A trial only counts."""
         ...
 
     def check(self, name: str) -> None:
@@ -314,6 +317,10 @@ class RunCatalogue(Protocol):
 
     def find_run(self, run_id: str) -> RunRecord | None: ...
 
+    def first_event(self, run_id: str) -> Entry | None:
+        """The event that a run began with."""
+        ...
+
     def list_runs(
         self,
         *,
@@ -344,8 +351,16 @@ class RunCatalogue(Protocol):
         """
         ...
 
+    def knows_key(self, run_id: str, key: str) -> bool:
+        """Whether news with this key was put into the run's inbox, taken in since or not."""
+        ...
+
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         """What the run's owner has not taken in, oldest first."""
+        ...
+
+    def list_unread(self) -> list[str]:
+        """Detached runs whose inbox holds what nobody has taken in, whoever owns them."""
         ...
 
     def change_count(self) -> int:
@@ -354,6 +369,100 @@ class RunCatalogue(Protocol):
 
     def close(self) -> None:
         """Let go of what is open; the journal is not used afterwards."""
+        ...
+
+
+class EndedRun(NamedTuple):
+    """A run that has ended, and how large its events are."""
+
+    run_id: str
+    epoch: int
+    status: RunStatus
+    ended_at: float
+    size_bytes: int
+
+
+class Held(NamedTuple):
+    """Objects that are needed: by any run, and by those that have not ended. What news name that
+    no run has taken in is in both."""
+
+    by_any: set[str]
+    by_unfinished: set[str]
+
+    def holds(self, found: StoredFile) -> bool:
+        """Whether the object is needed there: an ended run needs no volatile one any more."""
+        return found.name in (self.by_unfinished if found.is_volatile else self.by_any)
+
+
+class Unnamed(NamedTuple):
+    """What of a journal no run names."""
+
+    graphs: Removed
+    environments: Removed
+
+
+class JournalUpkeep(Protocol):
+    """What a journal tells to those who tidy up, and what it forgets for them, while engines write.
+
+    Runs that are in `without` count as if they were deleted.
+
+    Raises (all calls): StorageFull, StorageError.
+    """
+
+    def ended_runs(self, statuses: Iterable[RunStatus], before: float) -> list[EndedRun]:
+        """Runs of these statuses that ended before this time, oldest first. Virtual actors are not
+        among them, since they never end for good."""
+        ...
+
+    def delete_runs(self, runs: Sequence[EndedRun]) -> Removed:
+        """Forget, in one commit, those of the runs whose epoch has not changed."""
+        ...
+
+    def held_objects(self, without: Container[str] = ()) -> Held:
+        """All objects that are needed now."""
+        ...
+
+    def unheld(self, files: Sequence[StoredFile]) -> AbstractContextManager[list[StoredFile]]:
+        """Those of the files that nobody needs, in order. Nothing is committed until the block is
+        left, so that nobody comes to need them within it: leave it soon."""
+        ...
+
+    def unnamed(self, without: Container[str] = ()) -> Unnamed:
+        """What `drop_unnamed` would forget."""
+        ...
+
+    def drop_unnamed(self) -> Unnamed:
+        """Forget graphs and environments that no run names."""
+        ...
+
+    def named_logs(self, without: Container[str] = ()) -> set[str]:
+        """Every file that an event's `LogRange` names, and perhaps others."""
+        ...
+
+
+class Space(NamedTuple):
+    """How many bytes a database has on the disk, how many of them are free, and those of its log
+    of changes."""
+
+    size_bytes: int
+    free_bytes: int
+    log_bytes: int
+
+
+class DatabaseUpkeep(Protocol):
+    """Gives back what a journal's database takes on the disk and does not use.
+
+    Raises (all calls): StorageFull, StorageError.
+    """
+
+    def space(self) -> Space: ...
+
+    def fold_log(self) -> None:
+        """Bring the log of changes into the database, and shorten it, as far as readers allow."""
+        ...
+
+    def compact(self) -> None:
+        """Write the database anew without its free pages. Nobody else can write meanwhile."""
         ...
 
 

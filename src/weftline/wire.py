@@ -19,7 +19,7 @@ CHANNEL_FD, PAGE_FD = 3, 4
 """Where a child finds its end of the socket pair, and the page."""
 
 MARKER = "WEFTLINE_CHILD"
-"""A variable, `<engine>/<number>`, in the environment of a child and of whatever it starts."""
+"""A variable, `<engine>/<number>/<home>`, that a child and whatever it starts have."""
 
 
 # -- to the child -------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ unpack_error = msgspec.json.Decoder(Error).decode
 decode_from_child = msgspec.msgpack.Decoder[FromChild](FromChild).decode
 
 
-def frame(message: ToChild | FromChild) -> bytearray:
+def frame(message: Struct) -> bytearray:
     """The message as it is sent. Raises: OverflowError when it is larger than a frame may be."""
     content = bytearray(HEADER.size)
     _encoder.encode_into(message, content, HEADER.size)

@@ -126,6 +126,10 @@ def init(
     (PENDING) for that. Implied, with the defaults, by the first call that needs a home. The same
     again is a warning.
 
+    Of all workflows of the home at most `max_running_workflows` run at once; others are PENDING,
+    and beyond `max_pending_workflows` of those a new one is refused with WorkflowQueueFull. -1 is
+    no limit, as is saying nothing.
+
     Raises: ValueError for what cannot be used; RuntimeError when this process has chosen another
         home, or declared something else, already.
     """

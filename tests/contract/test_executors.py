@@ -279,7 +279,10 @@ def test_an_attempt_knows_which_it_is(attempts: Attempts) -> None:
     attempt = attempts.make(who, run_id="run 7", step="add", number=3)
     report = attempts.end_of(attempt)
     assert isinstance(report, Succeeded)
-    assert decode(report.value, attempts.objects) == [["run 7", "add", 3, "run 7/add"]] * 2
+    own, in_thread = decode(report.value, attempts.objects)
+    assert own == ["run 7", "add", 3, "run 7/add"]
+    # Where others run beside it, a thread with a context of its own may be of any of them.
+    assert in_thread == ([] if isinstance(attempts.executor, Threads) else own)
     assert current() is None
 
 

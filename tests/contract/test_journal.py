@@ -1478,3 +1478,26 @@ def test_connections_of_ended_threads_are_closed(sqlite: SqliteJournal) -> None:
     for _ in range(20):
         together(look)
     assert len(sqlite._database._connections) <= 2
+
+
+# -- what nobody has taken in -------------------------------------------------------------------
+
+
+def test_detached_runs_with_news_are_found(journal: AnyJournal) -> None:
+    for run_id, detached in (("a", True), ("b", True), ("c", False)):
+        made = msgspec.structs.replace(creation(), detached=detached)
+        summary = Summary(status=RunStatus.SUCCESSFUL, steps=0, succeeded=0)
+        change = RunChange(run_id=run_id, epoch=1, entries=[], summary=summary, creation=made)
+        journal.commit(Batch(changes=[change]))
+    assert journal.list_unread() == []
+    for run_id in ("a", "a", "c"):
+        journal.post(run_id, InboxKind.CANCEL, b"null")
+    journal.post("b", InboxKind.SIGNAL, b"{}", "key")
+    assert sorted(journal.list_unread()) == ["a", "b"]
+    assert journal.knows_key("b", "key")
+    assert not journal.knows_key("a", "key")
+    taken = [each.number for each in journal.list_inbox("b")]
+    change = RunChange(run_id="b", epoch=1, entries=[], summary=summary, taken=taken)
+    assert journal.commit(Batch(changes=[change])) == set()
+    assert journal.list_unread() == ["a"]
+    assert journal.knows_key("b", "key")

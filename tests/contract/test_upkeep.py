@@ -1,22 +1,23 @@
 """What the upkeep of every object store promises."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from tests.stores import DAY, age, paths_of, upkeep_of
 from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.local_upkeep import LocalUpkeep
-from weftline.adapters.objects.memory import MemoryObjectStore, MemoryUpkeep
+from weftline.adapters.objects.memory import MemoryObjectStore
 from weftline.errors import ObjectDamaged, ObjectNotFound, StorageError, StorageFull
 from weftline.ports import ObjectStore, ObjectUpkeep, Removed, StoredFile
 
-DAY = 86_400.0
 KINDS = pytest.mark.parametrize("durable", [True, False], ids=["durable", "volatile"])
 
 
@@ -35,32 +36,6 @@ def upkeep(objects: ObjectStore) -> ObjectUpkeep:
 @pytest.fixture
 def local(tmp_path: Path) -> LocalObjectStore:
     return LocalObjectStore(tmp_path / "objects")
-
-
-def upkeep_of(objects: ObjectStore) -> ObjectUpkeep:
-    if isinstance(objects, MemoryObjectStore):
-        return MemoryUpkeep(objects)
-    assert isinstance(objects, LocalObjectStore)
-    return LocalUpkeep(objects)
-
-
-def paths_of(store: LocalObjectStore, name: str) -> list[Path]:
-    return list(store.root.rglob(name))
-
-
-def age(objects: ObjectStore, name: str, seconds: float) -> None:
-    """Make the object, and what of it is in the trash, as old as that."""
-    if isinstance(objects, MemoryObjectStore):
-        with objects._lock:
-            for files in (objects._kept, objects._trash):
-                for key, kept in files.items():
-                    if key[0] == name:
-                        files[key] = kept._replace(modified_at=kept.modified_at - seconds)
-    elif isinstance(objects, LocalObjectStore):
-        for path in paths_of(objects, name):
-            with suppress(FileNotFoundError):  # it is being moved
-                at = path.stat().st_mtime - seconds
-                os.utime(path, (at, at))
 
 
 def damage(objects: ObjectStore, name: str) -> None:
@@ -83,6 +58,13 @@ def old(objects: ObjectStore, content: bytes, *, durable: bool = True) -> Stored
     return found
 
 
+def empty_trash(upkeep: ObjectUpkeep, older_than_s: float) -> Removed:
+    before = time.time() - older_than_s
+    old = [found for found in upkeep.trashed() if found.modified_at <= before]
+    gone = [found.size_bytes for found in old if upkeep.erase(found)]
+    return Removed(len(gone), sum(gone))
+
+
 def names(files: list[StoredFile]) -> set[str]:
     return {found.name for found in files}
 
@@ -92,7 +74,7 @@ def names(files: list[StoredFile]) -> set[str]:
 
 def test_an_empty_store_has_nothing_to_keep_up(upkeep: ObjectUpkeep) -> None:
     assert list(upkeep.objects()) == list(upkeep.trashed()) == list(upkeep.incoming()) == []
-    assert upkeep.empty_trash(0) == upkeep.clear_incoming(0) == Removed(0, 0)
+    assert empty_trash(upkeep, 0) == upkeep.clear_incoming(0, 0) == Removed(0, 0)
     assert not upkeep.restore("0" * 64)
 
 
@@ -131,15 +113,15 @@ def test_what_is_thrown_away_is_in_the_trash_until_that_is_emptied(
     assert thrown.is_volatile is not durable
     # It has been there since now, however old it is.
     assert thrown.modified_at > found.modified_at + DAY
-    assert upkeep.empty_trash(DAY) == Removed(0, 0)
+    assert empty_trash(upkeep, DAY) == Removed(0, 0)
     age(objects, found.name, DAY + 1)
-    assert upkeep.empty_trash(DAY) == Removed(1, 7)
+    assert empty_trash(upkeep, DAY) == Removed(1, 7)
     assert list(upkeep.trashed()) == []
     assert not objects.exists(found.name)
     with pytest.raises(ObjectNotFound):
         objects.read(found.name)
     assert bytes(objects.read(kept)) == b"kept"
-    assert upkeep.empty_trash(0) == Removed(0, 0)
+    assert empty_trash(upkeep, 0) == Removed(0, 0)
 
 
 @KINDS
@@ -163,7 +145,7 @@ def test_what_is_needed_after_all_comes_back_as_good_as_new(
     assert (again.name, again.is_volatile) == (found.name, not durable)
     assert again.modified_at > found.modified_at + DAY
     assert list(upkeep.trashed()) == []
-    assert upkeep.empty_trash(0) == Removed(0, 0)
+    assert empty_trash(upkeep, 0) == Removed(0, 0)
     assert bytes(objects.read(found.name)) == b"weights"
 
 
@@ -205,6 +187,26 @@ def test_what_was_deleted_since_it_was_found_is_not_thrown_away(
 
 
 @KINDS
+def test_only_what_is_still_in_the_trash_as_it_was_found_is_erased(
+    objects: ObjectStore, upkeep: ObjectUpkeep, durable: bool
+) -> None:
+    found = old(objects, b"weights", durable=durable)
+    assert upkeep.trash(found)
+    (thrown,) = upkeep.trashed()
+    assert upkeep.restore(found.name)
+    assert not upkeep.erase(thrown)
+    assert bytes(objects.read(found.name)) == b"weights"
+    age(objects, found.name, 2 * DAY)
+    (again,) = upkeep.objects()
+    assert upkeep.trash(again)
+    age(objects, found.name, 1.0)  # it came there at another time
+    assert not upkeep.erase(thrown)
+    (thrown,) = upkeep.trashed()
+    assert upkeep.erase(thrown)
+    assert not upkeep.erase(thrown)
+
+
+@KINDS
 def test_what_is_stored_again_when_it_is_in_the_trash_stays(
     objects: ObjectStore, upkeep: ObjectUpkeep, durable: bool
 ) -> None:
@@ -212,7 +214,7 @@ def test_what_is_stored_again_when_it_is_in_the_trash_stays(
     assert upkeep.trash(found)
     assert objects.put(b"weights", durable=durable) == found.name
     assert names(list(upkeep.objects())) == {found.name}
-    upkeep.empty_trash(0)
+    empty_trash(upkeep, 0)
     assert list(upkeep.trashed()) == []
     assert bytes(objects.read(found.name)) == b"weights"
 
@@ -313,7 +315,7 @@ def test_what_killed_writers_left_is_found_and_removed(local: LocalObjectStore) 
         (True, 4),
         (False, 10),
     }
-    assert upkeep.clear_incoming(DAY) == Removed(1, 4)
+    assert upkeep.clear_incoming(DAY, DAY) == Removed(1, 4)
     assert not path.exists()
     name = alive.commit()
     assert list(upkeep.incoming()) == []
@@ -322,6 +324,27 @@ def test_what_killed_writers_left_is_found_and_removed(local: LocalObjectStore) 
     with pytest.raises(StorageError, match="cannot write to"):
         dead.commit()
     assert names(list(upkeep.objects())) == {kept, name}
+
+
+def test_what_a_dead_process_left_goes_sooner(local: LocalObjectStore) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead = process.pid
+    upkeep = LocalUpkeep(local)
+    local.put(b"kept")
+    folder = local.root / "incoming"
+    mine, left = folder / f"{os.getpid()}-1", folder / f"{dead}-1"
+    for path in (mine, left):
+        path.write_bytes(b"half")
+        at = time.time() - 7200
+        os.utime(path, (at, at))
+    assert upkeep.clear_incoming(DAY, 3 * 3600) == Removed(0, 0)
+    assert upkeep.clear_incoming(DAY, 3600, is_trial=True) == Removed(1, 4)
+    assert left.exists()
+    assert upkeep.clear_incoming(DAY, 3600) == Removed(1, 4)
+    assert mine.exists()
+    assert not left.exists()
+    assert upkeep.clear_incoming(3600, 3600) == Removed(1, 4)
 
 
 def test_files_that_are_no_objects_are_left_alone(local: LocalObjectStore) -> None:
@@ -340,7 +363,7 @@ def test_files_that_are_no_objects_are_left_alone(local: LocalObjectStore) -> No
     upkeep = LocalUpkeep(local)
     assert names(list(upkeep.objects())) == {name}
     assert list(upkeep.trashed()) == []
-    upkeep.empty_trash(0)
+    empty_trash(upkeep, 0)
     assert all(path.exists() for path in strangers)
 
 
@@ -375,7 +398,7 @@ def test_who_finds_it_gone_after_refreshing_its_time_writes_it_again(
     monkeypatch.setattr(os, "utime", utime)
     assert local.put(b"weights") == found.name
     assert names(list(LocalUpkeep(local).objects())) == {found.name}
-    LocalUpkeep(local).empty_trash(0)
+    empty_trash(LocalUpkeep(local), 0)
     assert bytes(local.read(found.name)) == b"weights"
 
 
@@ -408,7 +431,7 @@ def test_trouble_with_the_disk_is_told_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", failing(5))
         with pytest.raises(StorageError):
-            upkeep.empty_trash(0)
+            empty_trash(upkeep, 0)
         patch.setattr(os, "replace", failing(28))
         with pytest.raises(StorageFull):
             local.read(found.name)

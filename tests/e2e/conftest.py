@@ -6,6 +6,7 @@ Nothing here sleeps to be in time: steps and tests meet at gates, which are pipe
 import inspect
 import os
 import select
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ import pytest
 import weftline
 from weftline import workflow
 from weftline.app import close_home
+from weftline.filelocks import find_holder
 
 T = TypeVar("T")
 
@@ -82,6 +85,43 @@ def eventually(condition: Callable[[], Any], what: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not in {PATIENCE_S:g} s: {what}")
         time.sleep(0.005)
+
+
+def controller_of(home: str | Path) -> int | None:
+    """The process that drives the detached runs of a home, if there is one."""
+    return find_holder(Path(home) / "controller.lock")
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that this one has started and that have not ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit():
+                stat = (entry / "stat").read_text()
+                if int(stat.rpartition(")")[2].split()[1]) == pid:
+                    found.append(int(entry.name))
+    return found
+
+
+def kill_controller(home: str | Path) -> None:
+    """End it and whatever it has started, as a crash of the machine would; none is no error."""
+    controller = controller_of(home)
+    if controller is None:
+        return
+    victims = [controller, *children_of(controller)]
+    for pid in victims:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not any(map(_is_alive, victims)), "they are gone")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 class Gate:
@@ -177,12 +217,14 @@ class Scripts:
         return out, err
 
     def close(self) -> None:
-        for process in self._started:
+        started, self._started = self._started, []
+        for process in started:
             is_well = process.poll() == 0
             process.kill()
             said = process.communicate()
             if not is_well:
                 print(*said)  # in case the test has failed: this may tell why
+        kill_controller(self.home)
 
 
 _PRELUDE = "\n".join(
@@ -210,6 +252,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     workflow.init(storage=path, num_cpus=CPUS, num_gpus=GPUS, resources={"licence": 2})
     yield path
     close_home()
+    kill_controller(path)
 
 
 @pytest.fixture

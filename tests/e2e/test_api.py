@@ -1018,7 +1018,7 @@ def test_finished_steps_of_a_run_that_is_held_can_be_read(run_id: str) -> None:
     with pytest.raises(workflow.StepNotFoundError):
         workflow.get_output(run_id, name="nobody").result()
     with pytest.raises(ValueError, match="is RESUMABLE and has no result: resume it first"):
-        workflow.get_output(run_id)
+        _ = workflow.get_output(run_id)
 
 
 def test_runs_are_listed_newest_first(run_id: str) -> None:

@@ -589,7 +589,8 @@ def test_a_run_that_changes_while_it_is_taken_over_is_read_again(
             return found
 
         weftline.app.read_run = read_and_wait
-        print(workflow.resume("an id").result())
+        app = weftline.app.home()
+        print(app.result_of("an id", app.proceed("an id").wait()))
         """,
         reading.path,
     )
@@ -870,6 +871,7 @@ BEHAVIOURS = r"""
     from dataclasses import dataclass
     from typing import Any
     from weftline import workflow
+    from weftline.errors import ResourcesUnavailable
 
     @dataclass
     class Point:
@@ -1019,6 +1021,12 @@ BEHAVIOURS = r"""
         def look():
             return os.environ.get("WL_X")
 
+        if os.environ["WEFTLINE_EXECUTOR"] == "threads":
+            try:
+                look.step().run()
+            except ResourcesUnavailable as refused:
+                assert "runtime_env" in str(refused)
+                return
         assert look.step().run() == "x"
         assert "WL_X" not in os.environ
 
@@ -1118,7 +1126,7 @@ def behaviour(
     scripts = Scripts(tmp_path_factory.mktemp(request.param))
     variables = {"WEFTLINE_EXECUTOR": request.param}
     if request.param == "memory":
-        variables = {"WEFTLINE_STORAGE": "memory://"}
+        variables = {"WEFTLINE_STORAGE": "memory://", "WEFTLINE_EXECUTOR": "inline"}
     elif request.param == "threads in memory":
         variables = {"WEFTLINE_STORAGE": "memory://", "WEFTLINE_EXECUTOR": "threads"}
     try:

@@ -6,6 +6,7 @@ Steps and tests meet at gates, which are pipes; nothing here sleeps to be in tim
 import ctypes
 import os
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -730,7 +731,7 @@ def test_a_child_finds_itself_where_the_run_was_submitted(make: Maker, tmp_path:
         str(tmp_path / "work"),
         list(path),
         [],
-        ["given", str(tmp_path), "an-engine/1"],
+        ["given", str(tmp_path), f"an-engine/1/{tmp_path}"],
         True,
         b"",
     ]
@@ -870,13 +871,18 @@ def test_children_die_with_their_engine(engine: Engine) -> None:
     end_orphans(engine.home, "dead")
 
 
-def test_orphans_of_a_dead_engine_are_ended(engine: Engine) -> None:
+def test_orphans_of_a_dead_engine_are_ended(engine: Engine, tmp_path: Path) -> None:
     bystander = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     assert files(engine.home / "engines") == ["dead.child-1", "dead.child-2"]
     engine.kill()
     end_orphans(engine.home, "dea")
     end_orphans(engine.home, "another")
     assert is_alive(engine.escaped)
+    # In a copy of the home they are nobody's.
+    shutil.copytree(engine.home / "engines", tmp_path / "copy" / "engines")
+    end_orphans(tmp_path / "copy", "dead")
+    assert is_alive(engine.escaped)
+    assert files(tmp_path / "copy" / "engines") == []
     end_orphans(engine.home, "dead")
     assert not is_alive(engine.escaped)
     assert not is_alive(engine.child)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.commands import Weft
-from tests.e2e.conftest import Gate
+from tests.e2e.conftest import Gate, eventually
 from weftline.wire import MARKER
 
 ALL = [
@@ -218,9 +218,15 @@ def test_locks_of_a_dead_engine_and_a_gone_interpreter_are_found(
     gate.wait_for(2)
     process.kill()
     process.wait()
+
+    def locks() -> list[str]:
+        details: list[str] = examined(weft)["engines"]["details"]
+        return details
+
+    eventually(lambda: len(locks()) == 3, "the children have died, too")
+    assert sum(".child-" in name for name in locks()) == 2
     checks = examined(weft)
     assert checks["engines"]["level"] == "warn"
-    assert sum(".child-" in name for name in checks["engines"]["details"]) == 2
     assert checks["environments"]["text"].startswith("1 run can be resumed")
     change(home, 'UPDATE environments SET body = replace(body, \'"python":"\', \'"python":"/x\')')
     checks = examined(weft)

@@ -138,6 +138,8 @@ def test_a_run_that_loses_its_driver_ends_it(weft: Weft, gate: Gate) -> None:
 def test_a_run_that_goes_on_elsewhere_is_followed_on(weft: Weft, gate: Gate) -> None:
     first = started(weft, "flow.py:slow", "-p", f"gate={gate.path}")
     gate.wait_for(2)
+    recorded = "both starts are recorded, with what was printed"
+    eventually(lambda: len(weft("runs", "logs", "r")[0].splitlines()) == 2, recorded)
     first.kill()
     first.wait()
     second = weft.start("runs", "resume", "r", "-q")

@@ -4,12 +4,14 @@ Each test is named after its row in Ray's own suite (`test_basic_workflows.py` t
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import weftline
 from tests.e2e.conftest import PATIENCE_S, Gate, in_background, note, notes, pass_gate
 from weftline import workflow
 
@@ -73,6 +75,22 @@ def test_basic_workflows() -> None:
     assert factorial.step(10).run() == 3_628_800
 
 
+def test_async_execution(run_id: str, gate: Gate) -> None:
+    path = gate.path
+
+    @workflow.step
+    def wait() -> int:
+        pass_gate(path)
+        return 314
+
+    handle = wait.step().run_async(run_id)
+    gate.wait_for()  # so `run_async` returned while the step has not
+    assert not handle.done()
+    assert handle.status() == "RUNNING"
+    gate.open()
+    assert handle.result(PATIENCE_S) == weftline.get(handle) == 314
+
+
 def test_partial() -> None:
     def add(left: int, right: int) -> int:
         return left + right
@@ -91,7 +109,8 @@ def test_partial() -> None:
     assert chain.step(5).run() == 10
 
 
-def test_run_or_resume_during_running(run_id: str, gate: Gate) -> None:
+@pytest.mark.parametrize("driver", ["this process", "the controller"])
+def test_run_or_resume_during_running(run_id: str, gate: Gate, driver: str) -> None:
     path = gate.path
 
     @workflow.step
@@ -99,11 +118,16 @@ def test_run_or_resume_during_running(run_id: str, gate: Gate) -> None:
         pass_gate(path)
         return "through"
 
-    first = in_background(grow.step(wait.step(), "once").run, run_id)
-    gate.wait_for()
+    composition = grow.step(wait.step(), "once")
+    if driver == "the controller":
+        first: Future[str] = composition.run_async(run_id)  # refused from here on
+    else:
+        first = in_background(composition.run, run_id)
+        gate.wait_for()
     again = grow.step(wait.step(), "again")
     attempts: list[Callable[[], Any]] = [
         lambda: again.run(run_id),
+        lambda: again.run_async(run_id),
         lambda: workflow.resume(run_id),
     ]
     for attempt in attempts:
@@ -113,7 +137,10 @@ def test_run_or_resume_during_running(run_id: str, gate: Gate) -> None:
     assert workflow.get_status(run_id) == "RUNNING"
     gate.open()
     assert first.result(PATIENCE_S) == "through>once"
+    assert again.run_async(run_id).result(PATIENCE_S) == "through>once"
     assert again.run(run_id) == "through>once"
+    if driver == "the controller":
+        gate.wait_for()
     assert gate.nobody_else()
 
 

@@ -112,7 +112,7 @@ def test_running_and_canceled_workflow(run_id: str, gate: Gate) -> None:
     assert canceled["status"] == "CANCELED"
     assert set(canceled["stats"]) == {"start_time"}
     with pytest.raises(ValueError, match="CANCELED"):
-        workflow.get_output(run_id)
+        _ = workflow.get_output(run_id)
 
 
 def test_failed_and_resumed_workflow(run_id: str, tmp_path: Path) -> None:

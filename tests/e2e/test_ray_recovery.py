@@ -1,17 +1,19 @@
 """Ray Workflow's behaviour, row by row: runs that lost their processes go on.
 
 Each test is named after its row in Ray's own suite (`test_recovery.py` there). Ray's system error
-is a WorkflowExecutionError here, and its failing cluster a driver that is killed.
+is a WorkflowExecutionError here, and its failing cluster a driver, or a controller with all its
+children, that is killed.
 """
 
 import os
 import signal
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Gate, Scripts, note, notes
+from tests.e2e.conftest import Gate, Scripts, controller_of, kill_controller, note, notes
 from weftline import workflow
 
 
@@ -70,36 +72,39 @@ def test_recovery_non_exists_workflow() -> None:
         workflow.resume("nobody").result()
 
 
-def test_recovery_cluster_failure(scripts: Scripts, gate: Gate) -> None:
+DESCENT = """
+    import sys
+    from weftline import workflow
+
+    how, counter, gate = sys.argv[1:]
+
+    @workflow.step
+    def descend(level):
+        note(counter, f"down {level}")
+        if level == 5:
+            pass_gate(gate)
+        return climb.step(level, descend.step(level + 1)) if level < 10 else "ground"
+
+    @workflow.step
+    def climb(level, below):
+        note(counter, f"up {level}")
+        return f"{below} {level}"
+
+    getattr(descend.step(0), how)("climbing")
+    """
+
+WENT_DOWN = [f"down {level}" for level in (0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10)]
+CAME_UP = [f"up {level}" for level in range(9, -1, -1)]
+GROUND = "ground 9 8 7 6 5 4 3 2 1 0"
+
+
+@pytest.mark.parametrize("how", ["run", "run_async"])
+def test_recovery_cluster_failure(scripts: Scripts, gate: Gate, how: str) -> None:
     counter = scripts.folder / "counter"
-    driver = scripts.start(
-        """
-        import sys
-        from weftline import workflow
-
-        counter, gate = sys.argv[1:]
-
-        @workflow.step
-        def descend(level):
-            note(counter, f"down {level}")
-            if level == 5:
-                pass_gate(gate)
-            return climb.step(level, descend.step(level + 1)) if level < 10 else "ground"
-
-        @workflow.step
-        def climb(level, below):
-            note(counter, f"up {level}")
-            return f"{below} {level}"
-
-        descend.step(0).run("climbing")
-        """,
-        counter,
-        gate.path,
-    )
+    driver = scripts.start(DESCENT, how, counter, gate.path)
     gate.wait_for()
-    driver.kill()
-    driver.wait()
-    gate.open(2)
+    kill_cluster(scripts, driver)
+    gate.open(2)  # the one that was ended may still take one
     said = scripts.run(
         """
         from weftline import workflow
@@ -108,11 +113,38 @@ def test_recovery_cluster_failure(scripts: Scripts, gate: Gate) -> None:
         print(workflow.resume("climbing").result())
         """
     )
-    assert said == (
-        "[('climbing', <RunStatus.RESUMABLE: 'RESUMABLE'>)]\nground 9 8 7 6 5 4 3 2 1 0\n"
+    assert said == f"[('climbing', <RunStatus.RESUMABLE: 'RESUMABLE'>)]\n{GROUND}\n"
+    assert notes(counter) == WENT_DOWN + CAME_UP
+
+
+@pytest.mark.parametrize("how", ["run", "run_async"])
+def test_recovery_cluster_failure_resume_all(scripts: Scripts, gate: Gate, how: str) -> None:
+    counter = scripts.folder / "counter"
+    driver = scripts.start(DESCENT, how, counter, gate.path)
+    gate.wait_for()
+    kill_cluster(scripts, driver)
+    gate.open(2)
+    said = scripts.run(
+        """
+        from weftline import workflow
+
+        [(workflow_id, handle)] = workflow.resume_all()
+        print(workflow_id, handle.result(), workflow.get_status(workflow_id))
+        print(workflow.resume_all(), workflow.resume_all(include_failed=True))
+        """
     )
-    down = [f"down {level}" for level in (0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10)]
-    assert notes(counter) == down + [f"up {level}" for level in range(9, -1, -1)]
+    assert said == f"climbing {GROUND} SUCCESSFUL\n[] []\n"
+    assert notes(counter) == WENT_DOWN + CAME_UP
+
+
+def kill_cluster(scripts: Scripts, driver: "Popen[str]") -> None:
+    """End all that drives, by SIGKILL."""
+    if controller_of(scripts.home) is None:
+        driver.kill()
+    else:
+        scripts.end(driver)
+    driver.wait()
+    kill_controller(scripts.home)
 
 
 def test_resume_different_storage(scripts: Scripts) -> None:

@@ -3,13 +3,23 @@
 Named after its row in Ray's own suite (`test_storage.py` there).
 """
 
-import os
-import signal
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import PATIENCE_S, Gate, in_background, pass_gate
+from tests.e2e.conftest import PATIENCE_S, Gate, Scripts, in_background, kill_controller, pass_gate
 from weftline import workflow
+
+ASKING: list[Callable[[str], Any]] = [
+    workflow.get_output,
+    workflow.get_status,
+    workflow.get_metadata,
+    workflow.resume,
+    workflow.cancel,
+    workflow.delete,
+    workflow.get_actor,
+]
 
 
 @workflow.step
@@ -17,46 +27,84 @@ def fine(value: str) -> str:
     return value
 
 
-@workflow.step
-def dying() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def test_delete(scripts: Scripts, gate: Gate) -> None:
+    source = """
+        import sys
+        from weftline import workflow
+
+        @workflow.step
+        def stuck(gate):
+            pass_gate(gate)
+
+        stuck.step(sys.argv[1]).run_async("an id")
+        """
+    scripts.run(source, gate.path)
+    gate.wait_for()
+    kill_controller(scripts.home)
+    said = scripts.run(
+        """
+        from weftline import workflow
+
+        @workflow.step
+        def fine(value):
+            return value
+
+        def refused(call, *args):
+            try:
+                call(*args)
+            except ValueError as error:
+                return f"{type(error).__name__}: {error}"
+
+        print(refused(workflow.delete, "nobody"))
+        print(workflow.get_status("an id"))
+        workflow.delete("an id")
+        print(refused(workflow.get_output, "an id"), workflow.list_all())
+        for value in ("first", "second"):
+            print(fine.step(value).run_async("an id").result())
+            print(workflow.get_output("an id").result(), workflow.list_all("SUCCESSFUL"))
+            workflow.delete("an id")
+            print(refused(workflow.get_output, "an id"), workflow.list_all())
+        """
+    )
+    unknown = "WorkflowNotFoundError: No such workflow_id"
+    listed = "[('an id', <RunStatus.SUCCESSFUL: 'SUCCESSFUL'>)]"
+    lines = [f"{unknown} nobody", "RESUMABLE", f"{unknown} an id []"]
+    for value in ("first", "second"):
+        lines += [value, f"{value} {listed}", f"{unknown} an id []"]
+    assert said.splitlines() == lines
 
 
 @pytest.mark.usefixtures("home")
-def test_delete(run_id: str, gate: Gate) -> None:
+@pytest.mark.parametrize("ask", ASKING)
+def test_nothing_is_known_of_a_deleted_run(run_id: str, ask: Callable[[str], Any]) -> None:
+    assert fine.step("first").run(run_id) == "first"
+    handle = workflow.get_output(run_id)
+    workflow.delete(run_id)
+    with pytest.raises(workflow.WorkflowNotFoundError, match="No such workflow_id "):
+        ask(run_id)
     with pytest.raises(workflow.WorkflowNotFoundError):
-        workflow.delete("nobody")
+        handle.result(PATIENCE_S)
+    assert run_id not in dict(workflow.list_all())
 
-    with pytest.raises(workflow.WorkflowExecutionError):
-        dying.step().run(run_id)
-    assert workflow.get_status(run_id) == "RESUMABLE"
-    for value in ("first", "second"):
-        workflow.delete(run_id)
-        for gone in (
-            workflow.get_output,
-            workflow.get_status,
-            workflow.get_metadata,
-            workflow.resume,
-            workflow.delete,
-        ):
-            with pytest.raises(ValueError, match="No such workflow_id "):
-                gone(run_id)
-        assert run_id not in dict(workflow.list_all())
-        assert fine.step(value).run(run_id) == value
-        assert workflow.get_output(run_id).result() == value
-        assert (run_id, "SUCCESSFUL") in workflow.list_all()
 
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("driver", ["this process", "the controller"])
+def test_a_run_that_is_driven_cannot_be_deleted(run_id: str, gate: Gate, driver: str) -> None:
     path = gate.path
 
     @workflow.step
     def waiting() -> str:
         pass_gate(path)
-        return "third"
+        return "done"
 
-    workflow.delete(run_id)
-    run = in_background(waiting.step().run, run_id)
+    composition = waiting.step()
+    if driver == "the controller":
+        _ = composition.run_async(run_id)
+    else:
+        in_background(composition.run, run_id)
     gate.wait_for()
     with pytest.raises(workflow.WorkflowRunningError, match="cannot be deleted"):
         workflow.delete(run_id)
     gate.open()
-    assert run.result(PATIENCE_S) == "third"
+    assert workflow.get_output(run_id).result(PATIENCE_S) == "done"
+    workflow.delete(run_id)

@@ -25,13 +25,13 @@ import pytest
 
 from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.memory import MemoryObjectStore
-from weftline.code import functions, loads, rebuild
+from weftline.code import definitions, functions, loads, rebuild
 from weftline.code.fingerprint import fingerprint
 from weftline.code.functions import FunctionCode, dump_function
 from weftline.code.loads import load_function
 from weftline.codecs.arguments import load_arguments
 from weftline.codecs.values import decode, encode
-from weftline.errors import NotPicklable, ObjectNotFound
+from weftline.errors import NotPicklable, ObjectNotFound, OtherPython
 
 
 @pytest.fixture
@@ -791,11 +791,31 @@ def test_what_stored_pickles_name_never_moves(
     assert named == {
         f"weftline.code.rebuild.{name}"
         for name in (
-            *("build_cached_property", "build_class", "build_error", "build_lru_cache"),
-            *("build_module", "build_struct", "build_typevar", "fill_class", "fill_module"),
+            *("build_cached_property", "build_class", "build_code", "build_error"),
+            *(
+                "build_lru_cache",
+                "build_module",
+                "build_struct",
+                "build_typevar",
+                "fill_class",
+                "fill_module",
+            ),
             *("import_wrapped", "restore_class"),
         )
     }
+
+
+def test_code_of_another_python_is_an_error_and_never_run(
+    objects: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_elsewhere() -> int:
+        return 42
+
+    with monkeypatch.context() as patch:
+        patch.setattr(definitions, "PYTHON", "3.99")
+        code = dump_function(made_elsewhere, objects).value
+    with pytest.raises(OtherPython, match=r"recorded by Python 3\.99.* use a Python 3\.99"):
+        load_function(code, objects)
 
 
 def test_many_threads_get_one_class(objects: MemoryObjectStore) -> None:

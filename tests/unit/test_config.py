@@ -131,7 +131,7 @@ def test_all_problems_are_told_with_where_they_are(load: Load, tmp_path: Path) -
     (tmp_path / "weftline.toml").write_text('num_gpus = "x"\n')
     with pytest.raises(InvalidSettings) as caught:
         load({"executor": "x"}, WEFTLINE_NUM_CPUS="x")
-    for said in ("weftline.toml='x'", "WEFTLINE_NUM_CPUS='x'", "executor='x'"):
+    for said in ("weftline.toml: num_gpus='x'", "WEFTLINE_NUM_CPUS='x'", "executor='x'"):
         assert said in str(caught.value)
 
 
@@ -146,3 +146,22 @@ def test_a_file_with_unknown_or_broken_settings_is_refused(load: Load, tmp_path:
     path.write_bytes(b"\xff")
     with pytest.raises(InvalidSettings, match=r"weftline\.toml"):
         load()
+
+
+@pytest.mark.parametrize("given", ["3", 3])
+def test_limits_on_workflows_are_whole_numbers(load: Load, given: Any) -> None:
+    settings = load({"max_running_workflows": given, "max_pending_workflows": 0})
+    assert (settings.max_running_workflows, settings.max_pending_workflows) == (3, 0)
+    assert load(WEFTLINE_MAX_RUNNING_WORKFLOWS="-1").max_running_workflows == -1
+    assert load().max_running_workflows is None
+
+
+@pytest.mark.parametrize("given", ["many", 0, -2, 1.5, True, ""])
+def test_a_limit_that_is_none_is_refused(load: Load, given: Any) -> None:
+    with pytest.raises(InvalidSettings, match="at least 1, or -1 for no limit"):
+        load({"max_running_workflows": given})
+
+
+def test_how_long_a_controller_stays_is_a_number_of_seconds(load: Load) -> None:
+    assert load().controller_idle_s == 60.0
+    assert load(WEFTLINE_CONTROLLER_IDLE_S="0.5").controller_idle_s == 0.5

@@ -138,6 +138,8 @@ WRONG: dict[str, list[Any]] = {
     "retry_backoff": [0.5, 0, "2", None],
     "retry_jitter": [-0.1, "x", None],
     "retry_on": [1, "ValueError", (ValueError, 1), int, [int]],
+    "checkpoint": [0, 1, "no", []],
+    "allow_inplace": [0, 1, None, "yes"],
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from weftline.core.policy import Placement
-from weftline.workers.shares import Amount
+from weftline.workers.shares import Amount, Places
 from weftline.workers.slots import UNBOUNDED, Slots, find_slots
 
 
@@ -154,7 +154,7 @@ class Other:
         source = """
             import sys
             from pathlib import Path
-            from weftline.workers.shares import Amount
+            from weftline.workers.shares import Amount, Places
 
             amount = Amount(int(sys.argv[1]), Path(sys.argv[2]))
             shares = []
@@ -241,3 +241,47 @@ def test_gpus_and_resources_are_shared_and_cpus_are_not(tmp_path: Path) -> None:
     finally:
         first.kill()
         second.kill()
+
+
+# -- what grows, and places to run --------------------------------------------------------------
+
+
+def test_slots_grow_and_never_shrink(tmp_path: Path) -> None:
+    slots = Slots(2, 1, {"licence": 1})
+    slots.share_in(tmp_path)
+    grant = slots.take(slots.ask(placement(2, 1, licence=1)))
+    assert grant is not None
+    slots.grow(3, 2, {"licence": 2, "seat": 1})
+    slots.grow(1, 0, {"licence": 1})
+    slots.grow(None, None, {})
+    assert (slots.num_cpus, slots.num_gpus) == (3, 2)
+    assert slots.resources == {"licence": 2, "seat": 1}
+    assert slots.check(placement(3, 2, licence=2, seat=1)) is None
+    assert taken(slots, placement(1, 1, licence=1, seat=1)) == [("1",)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("gpu-0", "gpu-1", "resource-licence", "resource-seat")
+    ]
+    slots.release(grant)
+    assert slots.count(slots.ask(placement(2, 1, licence=1))) == 1
+
+
+def test_a_share_of_a_device_grows_to_a_whole_one() -> None:
+    slots = Slots(1, 0.5)
+    assert slots.check(placement(0, 1)) is not None
+    slots.grow(None, 1, {})
+    assert len(taken(slots, placement(0, 0.5))) == 2
+
+
+def test_places_may_become_fewer_than_are_taken(tmp_path: Path) -> None:
+    places = Places(3, tmp_path / "places")
+    held = [places.take() for _ in range(3)]
+    assert None not in held
+    places.have(1)
+    assert places.take() is None
+    for each in held[:2]:
+        assert each is not None
+        places.give_back(each)
+    assert places.take() is not None  # the one that is left lies beyond the first
+    assert places.take() is None
+    places.have(2)
+    assert places.take() is not None

@@ -5,13 +5,21 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from msgspec.json import encode as encode_call
 from msgspec.structs import replace
 
 from weftline.api.checks import checked_id
 from weftline.api.handles import RunHandle
 from weftline.app import App, Planned, home
-from weftline.authoring import actor as authoring
+from weftline.authoring.actor import (
+    READONLY,
+    bind,
+    check_class,
+    compose,
+    is_readonly,
+    make_instance,
+    methods_of,
+    options_of,
+)
 from weftline.authoring.options import Options
 from weftline.authoring.step import Composition, default_name, lower, to_workflow
 from weftline.code.loads import load_function
@@ -24,7 +32,6 @@ from weftline.errors import (
     WorkflowNotResumableError,
     WorkflowRunningError,
 )
-from weftline.ports import ActorCall, InboxKind
 
 
 class _Decorator:
@@ -37,14 +44,14 @@ class _Decorator:
         `__dict__` as JSON. Source: Ray Workflow 1.12.
         Raises: ValueError for what is no class, and for one that defines only one of the two.
         """
-        authoring.check_class(cls)
+        check_class(cls)
         return ActorClass(cls)
 
     @staticmethod
     def readonly(method: Callable[..., Any]) -> Callable[..., Any]:
         """Mark a method that only looks at the state: it sees the last one, is carried out by
         whoever calls it, at any time, and is not recorded."""
-        setattr(method, authoring.READONLY, True)
+        setattr(method, READONLY, True)
         return method
 
 
@@ -69,7 +76,7 @@ class ActorClass:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not hasattr(self._cls, name):
             raise AttributeError(f"virtual actor {self._cls.__qualname__} has no {name!r}")
-        if name not in dict(authoring.methods_of(self._cls)):
+        if name not in dict(methods_of(self._cls)):
             return getattr(self._cls, name)
 
         def refuse(*args: Any, **kwargs: Any) -> Any:
@@ -79,6 +86,11 @@ class ActorClass:
             )
 
         return refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by its attributes: the class may name this very object in its methods, and while it
+        # is loaded there is nothing yet that `__getattr__` could ask.
+        return ActorClass, (self._cls,)
 
     def __repr__(self) -> str:
         return f"<virtual actor class {self._cls.__qualname__!r}>"
@@ -93,8 +105,8 @@ class ActorClass:
         actor_id = checked_id(actor_id)
         app = home()
         if app.journal.find_run(actor_id) is None:
-            options = authoring.options_of("__init__")
-            init = authoring.compose(self._cls, "__init__", options, args, kwargs)
+            options = options_of("__init__")
+            init = compose(self._cls, "__init__", options, args, kwargs)
             try:
                 _start(app, actor_id, self._cls, init)
             except WorkflowRunningError:
@@ -135,12 +147,12 @@ class VirtualActor:
         return RunHandle(self._actor_id, "__init__")
 
     def __getattr__(self, name: str) -> "ActorMethod":
-        method = None if name.startswith("__") else dict(authoring.methods_of(self._cls)).get(name)
+        method = None if name.startswith("__") else dict(methods_of(self._cls)).get(name)
         if method is None:
             raise AttributeError(f"virtual actor {self._cls.__qualname__} has no method {name!r}")
-        if authoring.is_readonly(method):
-            return ReadonlyMethod(self._actor_id, self._cls, name, authoring.options_of(name))
-        return ActorMethod(self._actor_id, self._cls, name, authoring.options_of(name))
+        if is_readonly(method):
+            return ReadonlyMethod(self._actor_id, self._cls, name, options_of(name))
+        return ActorMethod(self._actor_id, self._cls, name, options_of(name))
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -178,7 +190,7 @@ class ActorMethod:
 
     def run_async(self, *args: Any, **kwargs: Any) -> RunHandle[Any]:
         """Call it; when this returns the call is recorded, and is carried out in its turn."""
-        composition = authoring.compose(self._cls, self._name, self._options, args, kwargs)
+        composition = compose(self._cls, self._name, self._options, args, kwargs)
         app = home()
         lowered = lower(composition, app.objects)
         _, pages = encode_pages(lowered.graph.steps)
@@ -188,10 +200,10 @@ class ActorMethod:
                 " arguments: let a workflow make its argument"
             )
         call = uuid.uuid4().hex
-        app.post(
-            self._actor_id, InboxKind.CALL, encode_call(ActorCall(pages[0], call, lowered.objects))
-        )
-        return RunHandle(self._actor_id, call)
+        handle: RunHandle[Any] = RunHandle(self._actor_id, call)
+        listener = handle.followed().settle
+        app.call_actor(self._actor_id, pages[0], call, lowered.objects, listener)
+        return handle
 
 
 class ReadonlyMethod(ActorMethod):
@@ -203,7 +215,7 @@ class ReadonlyMethod(ActorMethod):
         Raises: VirtualActorNotInitializedError before `__init__` has ended; TypeError when it
             returns steps.
         """
-        authoring.bind(self._cls, self._name, args, kwargs)
+        bind(self._cls, self._name, args, kwargs)
         app = home()
         state = app.actor_state(self._actor_id)
         if state is None:
@@ -211,7 +223,7 @@ class ReadonlyMethod(ActorMethod):
                 f"the __init__ of actor {self._actor_id!r} has not ended; its ready() waits for it",
                 self._actor_id,
             )
-        instance = authoring.make_instance(self._cls, self._name, decode(state, app.objects))
+        instance = make_instance(self._cls, self._name, decode(state, app.objects))
         result = getattr(instance, self._name)(*args, **kwargs)
         if isinstance(result, Composition):
             raise TypeError(

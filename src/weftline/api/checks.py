@@ -1,5 +1,6 @@
 """What people give to the API, checked before anything is done with it."""
 
+import os
 import time
 import uuid
 from collections.abc import Iterable
@@ -11,8 +12,16 @@ from weftline.errors import InvalidOption
 
 
 def new_id() -> str:
-    """An id for a run that was given none: random, and with the time in nanoseconds."""
-    return f"{uuid.uuid4()}.{time.time_ns() / 1e9:.9f}"
+    """An id for a run that was given none: random, and with the time in nanoseconds.
+
+    It begins with the time as well (a UUID of version 7): the journal keeps what it writes of a
+    run by its id, and so writes what happens at the same time to few places.
+    """
+    now = time.time_ns()
+    milliseconds, rest = divmod(now, 1_000_000)
+    luck = int.from_bytes(os.urandom(8), "big") >> 2
+    number = milliseconds << 80 | 0x7 << 76 | (rest << 12) // 1_000_000 << 64 | 0b10 << 62 | luck
+    return f"{uuid.UUID(int=number)}.{now / 1e9:.9f}"
 
 
 def checked_id(workflow_id: Any) -> str:

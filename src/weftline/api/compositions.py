@@ -76,9 +76,11 @@ class Workflow(Composition[T], Generic[T]):
             workflow_id = checked_id(workflow_id)
         checked_metadata(metadata)
         app = home()
-        if workflow_id is not None and app.journal.find_run(workflow_id) is not None:
-            written, _, _ = to_workflow(self, app.objects, None)
-            app.resume(workflow_id, written=written)
+        record = None if workflow_id is None else app.journal.find_run(workflow_id)
+        if workflow_id is not None and record is not None:
+            if record.summary.status is not RunStatus.SUCCESSFUL:
+                written, _, _ = to_workflow(self, app.objects, None)
+                app.resume(workflow_id, written=written)
             return RunHandle(workflow_id)
         handle: RunHandle[T] = RunHandle(workflow_id or new_id())
         refused = app.start_detached([_plan(self, app, handle, metadata)])[0]

@@ -113,6 +113,10 @@ class RunHandle(Future[T], Generic[T]):
         try:
             ended: Any = super().result(timeout)
         except TimeoutError:
+            # Whoever watches it may not have heard yet of what is recorded already.
+            if (found := home().find_end(self.workflow_id, self._name)) is not None:
+                self.settle(found)
+                return found
             what = f"{self._name!r} of run" if self._name else "run"
             text = f"{what} {self.workflow_id!r} has no result after {timeout:g} s"
             raise TimeoutError(text) from None
@@ -150,6 +154,9 @@ def put(value: Any) -> ObjectRef:
 
     A reference that is itself an argument of a step arrives there as the value; inside a list or
     another object it stays a reference. A step that returns one returns the value.
+
+    The value is kept for as long as a run uses it. One that no run uses is kept for 24 hours after
+    it was last stored; after that `weft gc` may remove it.
     Raises: TypeError for a reference; ValueError for what cannot be pickled.
     """
     return put_object(value, home().objects)

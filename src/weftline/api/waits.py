@@ -8,7 +8,6 @@ from weftline.api.checks import checked_name, checked_seconds
 from weftline.api.compositions import Step, Workflow
 from weftline.authoring.events import (
     LISTENS,
-    EventListener,
     check_listener,
     checkpoint_of,
     is_checkpoint_wanted,
@@ -40,7 +39,7 @@ def wait_for_signal(name: str, timeout: float | None = None) -> Workflow[Any]:
     return Workflow(Waiting("wait_for_signal", action), (), {})
 
 
-def wait_for_event(listener: type[EventListener], *args: Any, **kwargs: Any) -> Workflow[Any]:
+def wait_for_event(listener: Any, *args: Any, **kwargs: Any) -> Workflow[Any]:
     """A composition whose value is what `listener().poll_for_event(*args, **kwargs)` returns.
 
     Once that is recorded it is not polled for again, and `event_checkpointed`, if the listener

@@ -49,7 +49,8 @@ def has_own_state(cls: type) -> bool:
 def methods_of(cls: type) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Name and function of everything that can be called on an actor, `__init__` too."""
     for name, member in inspect.getmembers(cls, inspect.isfunction):
-        if not name.startswith("__") or name == "__init__":
+        is_static = isinstance(inspect.getattr_static(cls, name), staticmethod)
+        if (not name.startswith("__") or name == "__init__") and not is_static:
             yield name, member
 
 

@@ -21,6 +21,9 @@ app = typer.Typer(
 runs = typer.Typer(no_args_is_help=False)
 app.add_typer(runs, name="runs")
 
+RunIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Ids of runs.", show_default=False)
+]
 RunId = Annotated[str, typer.Argument(metavar="ID", help="The run's id.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
 Quiet = Annotated[
@@ -109,7 +112,7 @@ def weft(
 
 @runs.callback(invoke_without_command=True)
 def runs_alone(context: typer.Context) -> None:
-    """List, show, continue and delete runs."""
+    """List, show, steer and delete runs."""
     _help_without_command(context)
 
 
@@ -191,6 +194,73 @@ def doctor(
     from weftline.cli.doctor import check_home
 
     return check_home(full=full, as_json=as_json)
+
+
+@app.command("gc")
+def gc(
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Also delete runs that ended longer ago than this, such as 7d or 12h.",
+            show_default=False,
+        ),
+    ] = None,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Delete only SUCCESSFUL, FAILED or CANCELED runs. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be removed.")
+    ] = False,
+    vacuum: Annotated[
+        bool,
+        typer.Option("--vacuum", help="Write the database anew, to give back what is free in it."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Remove what nobody needs any more: objects, graphs, logs, and what dead processes left.
+
+    Runs may go on meanwhile. Objects go into a trash first, and for good a day later.
+    """
+    from weftline.cli.gc import tidy_home
+
+    return tidy_home(
+        older_than=older_than,
+        statuses=status or [],
+        dry_run=dry_run,
+        vacuum=vacuum,
+        yes=yes,
+        as_json=as_json,
+    )
+
+
+@app.command("controller")
+def controller(
+    until_idle: Annotated[
+        float | None,
+        typer.Option(
+            "--until-idle",
+            metavar="SECONDS",
+            min=0,
+            help="End when there was nothing to do for so long: no unfinished run that goes on by"
+            " itself, also not one that sleeps.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
+    """Drive the runs of the home that belong to no program, from this terminal.
+
+    A home has one controller. Without this command one is started when it is needed, and ends by
+    itself; what is left of it goes on here.
+    """
+    from weftline.cli.controller import serve
+
+    return serve(until_idle_s=until_idle)
 
 
 @runs.command("list")
@@ -299,6 +369,60 @@ def resume(run_id: RunId, quiet: Quiet = False, as_json: AsJson = False) -> int:
     from weftline.cli.run import resume_run
 
     return resume_run(run_id, quiet=quiet, as_json=as_json)
+
+
+@runs.command("cancel")
+def cancel(run_ids: RunIds, as_json: AsJson = False) -> int:
+    """End runs: what runs of them is killed, and no further step starts."""
+    from weftline.cli.steering import cancel_runs
+
+    return cancel_runs(run_ids, as_json=as_json)
+
+
+@runs.command("pause")
+def pause(run_ids: RunIds, as_json: AsJson = False) -> int:
+    """Let no further step of these runs start; what runs is not disturbed."""
+    from weftline.cli.steering import pause_runs
+
+    return pause_runs(run_ids, as_json=as_json)
+
+
+@runs.command("continue")
+def continue_(run_ids: RunIds, as_json: AsJson = False) -> int:
+    """Let steps of paused runs start again."""
+    from weftline.cli.steering import continue_runs
+
+    return continue_runs(run_ids, as_json=as_json)
+
+
+@runs.command("signal")
+def signal(
+    run_id: RunId,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The name of the signal.", show_default=False)
+    ],
+    json_payload: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="What comes with it, as JSON.", show_default=False),
+    ] = None,
+    payload: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What comes with it, as text.", show_default=False),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="Of several with the same key only the first counts.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Send a signal to a run, for the step that waits for one of this name, now or later."""
+    from weftline.cli.steering import send_signal
+
+    return send_signal(
+        run_id, name, json_payload=json_payload, text=payload, key=key, as_json=as_json
+    )
 
 
 @runs.command("delete")

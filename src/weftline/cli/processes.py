@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from weftline.adapters.journal.locks import holder
+from weftline.filelocks import holder_of
 from weftline.wire import MARKER
 
 _CHILD = re.compile(r"(?P<engine>.+)\.child-(?P<number>\d+)")
@@ -74,7 +75,7 @@ def engines_in(home: Path) -> list[EngineProcess]:
 
 def controller_of(home: Path) -> Controller | None:
     """The controller that lives in this home."""
-    pid = holder(home / "controller.lock")
+    pid = holder_of(home / "controller.lock")
     if pid is None:
         return None
     try:

@@ -18,11 +18,13 @@ from weftline.code.origin import (
 from weftline.code.pickles import cloudpickle
 from weftline.code.rebuild import (
     build_cached_property,
+    build_code,
     build_lru_cache,
     build_module,
     fill_module,
     import_wrapped,
 )
+from weftline.version import PYTHON
 
 CODE_KINDS = frozenset(
     {types.FunctionType, types.ModuleType, types.MethodType, TypeVar} | {cached_property, LRU_CACHE}
@@ -49,6 +51,8 @@ class DefinitionPickler(pickle.Pickler):
 
     def reducer_override(self, thing: Any) -> Any:
         kind = type(thing)
+        if kind is types.CodeType:
+            return build_code, (PYTHON, *cloudpickle()._code_reduce(thing)[1])
         if issubclass(kind, type):
             return NotImplemented if self._goes_by_name(thing) else self.reduce_class(thing)
         if kind in CODE_KINDS:

@@ -17,7 +17,8 @@ import msgspec
 from weftline.code.loads import building, context, load_pickle
 from weftline.code.origin import find_by_name
 from weftline.code.pickles import cloudpickle
-from weftline.errors import NotPicklable
+from weftline.errors import NotPicklable, OtherPython
+from weftline.version import PYTHON
 
 known_definitions: WeakKeyDictionary[type, tuple[str, bytes]] = WeakKeyDictionary()
 """The name and content of the object that defines a class."""
@@ -48,6 +49,16 @@ def restore_class(module: str, qualname: str, name: str) -> type:
             known_classes[name] = cls
             known_definitions.setdefault(cls, (name, content))
     return cls
+
+
+def build_code(version: str, *arguments: Any) -> types.CodeType:
+    """The code of a function, which only the Python that compiled it can run."""
+    if version != PYTHON:
+        raise OtherPython(
+            f"this code was recorded by Python {version}, and Python {PYTHON} cannot run it: use a"
+            f" Python {version} that has Weftline"
+        )
+    return types.CodeType(*arguments)
 
 
 def build_class(module: str, qualname: str, make: Callable[..., type], arguments: Any) -> type:

@@ -35,6 +35,7 @@ class WaitKind(StrEnum):
     TIMER = "timer"
     SIGNAL = "signal"
     STEPS = "steps"
+    VALUE = "value"
 
 
 class Wait(Struct, frozen=True, tag="wait", omit_defaults=True):
@@ -42,7 +43,7 @@ class Wait(Struct, frozen=True, tag="wait", omit_defaults=True):
 
     TIMER: for `seconds`. SIGNAL: for a signal called `name` from outside; after `seconds`, if
     given, it fails. STEPS: until `count` of its inputs have ended, or `seconds` have passed; its
-    value is a `Split`.
+    value is a `Split`. VALUE: for its one input, whose value is its own.
     """
 
     kind: WaitKind

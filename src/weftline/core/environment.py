@@ -9,3 +9,5 @@ class Environment(Struct, frozen=True, kw_only=True):
     python: str
     sys_path: tuple[str, ...]
     cwd: str
+    version: str = ""
+    """Which Python that is, as in `3.11`: code that travels by value runs in no other."""

@@ -183,10 +183,15 @@ class Pages:
 
     def hash(self) -> str:
         """The hash of the content, which names the graph."""
-        digest = sha256()
-        for page in self:
-            digest.update(page)
-        return digest.hexdigest()
+        return hash_pages(self)
+
+
+def hash_pages(pages: Iterable[bytes]) -> str:
+    """The hash of the content of pages, which names their graph."""
+    digest = sha256()
+    for page in pages:
+        digest.update(page)
+    return digest.hexdigest()
 
 
 def encode_pages(steps: Sequence[Step]) -> tuple[str, list[bytes]]:

@@ -691,6 +691,9 @@ class Run:
             self._matched[name] = None
         elif action.kind is WaitKind.STEPS:
             self._look_at_split(step)
+        elif action.kind is WaitKind.VALUE:
+            [value] = self.inputs_of(step.number)
+            self._due.append(WaitEnded(step=step.number, value=Raw(value)))
 
     def _wait_ended(self, event: WaitEnded, at: float, graph: Graph | None) -> None:
         step = self._step(event.step)

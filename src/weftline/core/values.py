@@ -83,6 +83,25 @@ def pack(value: Value) -> Packed:
     return msgspec.json.encode(value)
 
 
+def objects_of(packed: Packed) -> set[str]:
+    """Names of the objects that the value itself names."""
+    found: set[str] = set()
+    waiting: list[Value | None] = [unpack(packed)]
+    while waiting:
+        match waiting.pop():
+            case Object(hash=name):
+                found.add(name)
+            case ListOf(values=values) | Split(ready=values):
+                waiting += values
+            case Caught(value=value, error=error):
+                waiting += [value, None if error is None else error.blob]
+            case Field(value=value):
+                waiting.append(value)
+            case _:
+                pass
+    return found
+
+
 def pack_inline(codec: str, data: bytes) -> Packed:
     """The text of an `Inline` whose `data` is JSON text already."""
     return b'["inline","%b",%b]' % (codec.encode(), data)

@@ -9,10 +9,13 @@ from msgspec import Struct
 from weftline.core.environment import Environment
 from weftline.core.events import Event, RunStatus, RunSubmitted, encode_event
 from weftline.core.graph import Graph
-from weftline.core.run import Run
+from weftline.core.run import NOTHING, Run
 from weftline.core.values import Error, Packed
 from weftline.errors import WeftlineError
 from weftline.ports import Creation, Entry, RunChange, Summary
+
+FIRST_METHOD = "__init__"
+"""The name of an actor's first step; no other one is called so."""
 
 
 class Ended(NamedTuple):
@@ -29,6 +32,21 @@ class Ended(NamedTuple):
         """How the run stands at its end; an actor at rest has the value of its last call."""
         step = None if run.failed_step is None else run.steps[run.failed_step].name
         return cls(run.status, run.value, run.error, step, run.held)
+
+    @classmethod
+    def find(cls, run: Run, name: str | None) -> "Ended | None":
+        """How the run, or its step `name`, has ended; None as long as it has not."""
+        if name is None:
+            return cls.of(run) if run.is_at_rest or not run.is_open else None
+        step = run.find_step(name)
+        if step is not None:
+            return cls.of_step(run, step.number)
+        if run.laid_down and name == FIRST_METHOD:  # else there would be nothing behind
+            return cls(RunStatus.SUCCESSFUL, NOTHING, None, name, None)
+        if run.is_actor and not run.is_open:  # a call that waits until the actor goes on
+            reason = f"it has not begun, and the actor is {run.status}"
+            return cls(run.status, None, run.error, cls.of(run).step, run.held or reason)
+        return None
 
     @classmethod
     def of_step(cls, run: Run, number: int) -> "Ended | None":
@@ -206,6 +224,10 @@ class ActiveRun:
     def tell(self, news: News) -> None:
         for listener in self.listeners:
             listener(news)
+        if isinstance(news, Gone):
+            for waiting in self.step_listeners.values():
+                for listener in waiting:
+                    listener(news)
 
     def tell_step(self, name: str, news: News) -> None:
         """Tell those who wait for the end of this step, for good."""

@@ -17,14 +17,11 @@ from random import Random
 from typing import NamedTuple
 
 from msgspec import UNSET, DecodeError, Raw
-from msgspec.json import decode as decode_json
 from msgspec.structs import replace
 
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.events import (
-    CallReceived,
-    CancelRequested,
     Event,
     GraphExtended,
     PauseChanged,
@@ -33,7 +30,6 @@ from weftline.core.events import (
     RunBegun,
     RunResumed,
     RunStatus,
-    SignalReceived,
     StepFailed,
     StepLost,
     StepStarted,
@@ -56,6 +52,7 @@ from weftline.engine.active import (
     Submission,
 )
 from weftline.engine.committer import Committer, Outcome
+from weftline.engine.inbox import news_for
 from weftline.engine.recovery import Recorded, read_run
 from weftline.engine.turns import Turns
 from weftline.errors import (
@@ -76,7 +73,6 @@ from weftline.errors import (
 )
 from weftline.ports import (
     INBOX_AT_ONCE,
-    ActorCall,
     Attempt,
     Batch,
     Clock,
@@ -86,7 +82,6 @@ from weftline.ports import (
     Failed,
     GivenBack,
     InboxEntry,
-    InboxKind,
     Journal,
     Lane,
     Lost,
@@ -96,7 +91,6 @@ from weftline.ports import (
     Report,
     RunChange,
     RunRecord,
-    Signal,
     Started,
     Starved,
     Succeeded,
@@ -194,7 +188,7 @@ class Engine:
         self._timers: list[tuple[float, int, ActiveRun]] = []
         self._ticket = count()  # breaks ties in heaps, so that runs are never compared
         self._aside: list[tuple[float, int, tuple[ActiveRun, int, int]]] = []
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[Callable[[], object]] = deque()
         self._is_stopping = False
         self._broken: WeftlineError | None = None
 
@@ -253,23 +247,40 @@ class Engine:
 
         self._put(command)
 
-    def rejoin(self, run_id: str, listener: Listener, *, forward: bool = False) -> None:
+    def rejoin(
+        self,
+        run_id: str,
+        listener: Listener,
+        *,
+        detached: bool = False,
+        forward: bool = False,
+        on_accepted: Callable[[], object] | None = None,
+    ) -> None:
         """Let an own run go on that failed while steps of it are still running here."""
-        self._put(lambda: self._rejoin(run_id, listener, forward))
+        self._put(lambda: self._rejoin(run_id, listener, detached, forward, on_accepted))
 
     def look(self) -> None:
         """There may be news in the inbox. Nobody is told when nothing is driven here any more."""
         self._look_at = 0.0
         self._executor.wake()
 
-    def watch(self, run_id: str, name: str | None, listener: Listener) -> None:
-        """Tell how the run, or its step `name`, ends: with `Ended`, at once if it has. `Gone` when
-        the run is not driven here, or stops being so."""
-        self._put(lambda: self._watch(run_id, name, listener))
+    def watch(
+        self, run_id: str, name: str | None, listener: Listener, *, is_expected: bool = False
+    ) -> None:
+        """Tell how the run, or its step or call `name`, ends: with `Ended`, at once if it has.
+
+        `Gone` when the run is not driven here, or stops being so, and when the actor may have laid
+        the call down behind it, unless it `is_expected`: not made yet.
+        """
+        self._put(lambda: self._watch(run_id, name, listener, is_expected))
 
     def limit(self, turns: Turns) -> None:
         """Hold runs back as these turns say, from now on."""
         self._put(lambda: self._limit(turns))
+
+    def call(self, command: Callable[[], object]) -> None:
+        """Have this done on the engine's thread, between turns; it must not block."""
+        self._put(command)
 
     def let_go(self, run_id: str, done: Callable[[], object]) -> None:
         """Stop driving a run; it is RESUMABLE when `done` is called, on the engine's thread."""
@@ -303,7 +314,7 @@ class Engine:
         """Let every run go and end; `run_forever` returns soon after."""
         self._put(self._stop)
 
-    def _put(self, command: Callable[[], None]) -> None:
+    def _put(self, command: Callable[[], object]) -> None:
         self._commands.append(command)
         if self._broken is not None:  # nobody will take it, unless it was the last to be taken
             raise self._broken
@@ -762,7 +773,7 @@ class Engine:
         active.stored = part.change.summary
         active.is_owned = True
         if part.change.takes or self._has_more_news:
-            self._look_at = 0.0  # there may be news from before
+            self._look_at = 0.0  # there may be news from before, which are this engine's only now
         if active.on_accepted is not None:
             active.on_accepted()
             active.on_accepted = None
@@ -771,6 +782,8 @@ class Engine:
         for name, ended in part.step_endings:
             active.tell_step(name, ended)
         run = active.run
+        if active.step_listeners and not self._has_unwritten(active):
+            self._tell_late(active)
         if part.ready and part.generation == run.generation:
             self._queue_ready(active, part.ready)
         if part.ending is not None and part.generation == run.generation:
@@ -781,6 +794,14 @@ class Engine:
             self._record(active, run.lay_down())
         if run.is_open and not active.is_looked_at:
             self._look_later(active)
+
+    def _tell_late(self, active: ActiveRun) -> None:
+        """Tell those who began to watch a step while its end was being written."""
+        for name in list(active.step_listeners):
+            ended = Ended.find(active.run, name)
+            if ended is not None:
+                for listener in active.step_listeners.pop(name):
+                    listener(ended)
 
     def _tell_ending(self, active: ActiveRun, ending: Ended) -> None:
         run = active.run
@@ -813,6 +834,8 @@ class Engine:
         is_told = active.told_generation == run.generation
         if is_told and not (run.is_open or active.attempts or self._has_unwritten(active)):
             self._forget(active)
+            # Who still watches asks for a step that the run does not have.
+            active.tell(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
 
     def _stall(self, error: StorageError) -> None:
         """Nothing can be written: start nothing, keep what is known, try again, and tell."""
@@ -1107,38 +1130,17 @@ class Engine:
         active.inbox_read = entry.number
         active.taken.append(entry.number)
         try:
-            event = self._news_of(active, entry)
-            if event is not None:
-                self._record(active, event)
+            news = news_for(active.run, entry)
+            active.objects += news.objects
+            if news.event is not None:
+                self._record(active, news.event)
         except (DecodeError, ValueError) as error:
             log.error("run %s: news that cannot be read: %s", active.run_id, error)
         except ImpossibleEvent as error:
             log.warning("run %s: news that came too late: %s", active.run_id, error)
         self._note_unwritten(active)
 
-    def _news_of(self, active: ActiveRun, entry: InboxEntry) -> Event | None:
-        """The event that an entry of the inbox is for its run; None when it changes nothing."""
-        run = active.run
-        match InboxKind(entry.kind):
-            case InboxKind.CANCEL:
-                is_over = run.finished in (RunStatus.SUCCESSFUL, RunStatus.CANCELED)
-                return None if is_over else CancelRequested()
-            case InboxKind.PAUSE:
-                return PauseChanged(paused=True) if run.is_open and not run.is_paused else None
-            case InboxKind.CONTINUE:
-                return PauseChanged(paused=False) if run.is_paused else None
-            case InboxKind.SIGNAL:
-                if run.finished is RunStatus.SUCCESSFUL:
-                    return None
-                signal = decode_json(entry.body, type=Signal)
-                active.objects += signal.objects
-                return SignalReceived(signal.name, signal.value)
-            case InboxKind.CALL:
-                call = decode_json(entry.body, type=ActorCall)
-                active.objects += call.objects
-                return CallReceived(call.steps, call.call)
-
-    def _watch(self, run_id: str, name: str | None, listener: Listener) -> None:
+    def _watch(self, run_id: str, name: str | None, listener: Listener, is_expected: bool) -> None:
         try:
             active = self._runs.get(run_id)
             if active is None and run_id in self._parked:
@@ -1146,19 +1148,17 @@ class Engine:
         except StorageError as error:
             listener(Gone(error))
             return
-        if active is None or not active.is_owned:
+        if active is None:
             listener(Gone(WorkflowError(f"run {run_id!r} is not driven here", run_id)))
             return
         run = active.run
-        ended: Ended | None = None
-        if name is not None:
-            if run.find_step(name) is None:
-                self._read_inbox()  # it may be a call that is on its way
-            step = run.find_step(name)
-            ended = None if step is None else Ended.of_step(run, step.number)
-        elif run.is_at_rest or not run.is_open:
-            ended = Ended.of(run)
-        if ended is not None and not self._has_unwritten(active):
+        if name is not None and run.find_step(name) is None:
+            self._read_inbox()  # it may be a call that is on its way
+        ended = Ended.find(run, name)
+        is_behind = name is not None and run.laid_down > 0 and run.find_step(name) is None
+        if is_behind and not is_expected:
+            listener(Gone(WorkflowError(f"{name!r} may lie behind actor {run_id!r}", run_id)))
+        elif ended is not None and not self._has_unwritten(active):
             listener(ended)
         elif name is None:
             active.listeners.append(listener)
@@ -1197,7 +1197,7 @@ class Engine:
 
     def _submit(self, active: ActiveRun, submission: Submission, listener: Listener) -> None:
         run_id = submission.run_id
-        if self.drives(run_id) is not None:
+        if self.drives(run_id) is not None and not self._is_deleted(run_id):
             listener(Gone(WorkflowRunningError(f"run {run_id!r} is running", run_id)))
             return
         active.group = submission.group
@@ -1218,6 +1218,17 @@ class Engine:
         self._record(active, submission.first_event(is_pending=is_pending), submission.graph)
         if is_pending:
             self._turns.pending.append(active)
+
+    def _is_deleted(self, run_id: str) -> bool:
+        """Whether an actor at rest was deleted: nobody tells its owner, which forgets it here."""
+        active = self._runs.get(run_id) or self._parked[run_id]
+        try:
+            if self._has_unwritten(active) or self._journal.read(run_id, active.last_seq):
+                return False
+        except StorageError:
+            return False
+        self._forget(active)
+        return True
 
     def _adopt(
         self, active: ActiveRun, record: RunRecord, listener: Listener, adopted: RunAdopted
@@ -1243,16 +1254,24 @@ class Engine:
             self._ask_for_turn_at = 0.0
         self._set_timer(active)
 
-    def _rejoin(self, run_id: str, listener: Listener, forward: bool) -> None:
+    def _rejoin(
+        self,
+        run_id: str,
+        listener: Listener,
+        detached: bool,
+        forward: bool,
+        on_accepted: Callable[[], object] | None,
+    ) -> None:
         active = self._runs.get(run_id)
         is_over = active is None or active.run.finished is RunStatus.SUCCESSFUL
         if active is None or is_over or active.run.is_open:
             text = f"run {run_id!r} " + ("has just ended" if is_over else "is running")
-            listener(Gone(WorkflowRunningError(text, run_id)))
+            # Who asks may read it anew, and take it, if this engine has let go of it meanwhile.
+            listener(Gone(WorkflowRunningError(text, run_id), is_outdated=is_over))
             return
         active.listeners.append(listener)
-        active.forward = forward
-        active.takes = True
+        active.forward, active.on_accepted = forward, on_accepted
+        active.takes, active.detaches = True, detached
         self._turns.take_anyway(active)
         self._record(active, RunResumed())
         self._set_timer(active)
@@ -1281,7 +1300,8 @@ class Engine:
             run_id=run_id, epoch=active.epoch, entries=[], summary=summary, takes=True
         )
         self._releases[run_id] = release
-        self._write_releases()
+        if not self._is_stopping:
+            self._write_releases()
 
     def _write_releases(self) -> None:
         """Tell that runs have no owner any more; tried again while nothing can be written. When
@@ -1297,10 +1317,11 @@ class Engine:
                 self._next_release = self._clock.monotonic() + RETRY_RELEASE_S
 
     def _stop(self) -> None:
+        self._is_stopping = True
         for run_id in [*self._runs, *self._parked]:
             stopped = WorkflowError(f"run {run_id!r} was let go: the engine is stopping", run_id)
             self._let_go(run_id, stopped)
-        self._is_stopping = True
+        self._write_releases()
 
 
 def never_had(run_id: str, name: str) -> WorkflowError:

@@ -1,7 +1,7 @@
 """Limits on running workflows: whose turn it is, and who waits for one."""
 
 from collections import deque
-from typing import Protocol
+from typing import Any, Protocol
 
 from weftline.engine.active import ActiveRun
 
@@ -9,11 +9,11 @@ from weftline.engine.active import ActiveRun
 class Share(Protocol):
     """Something of which there is a certain number, for all processes of a home."""
 
-    def take(self) -> object | None:
+    def take(self) -> Any:
         """One of them; None when there is none left."""
         ...
 
-    def give_back(self, taken: object) -> None: ...
+    def give_back(self, taken: Any) -> None: ...
 
 
 class Turns:

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from weftline.code.loads import load_function
 from weftline.codecs.arguments import load_arguments
 from weftline.codecs.exceptions import encode_error
-from weftline.codecs.references import ObjectRef
+from weftline.codecs.references import ObjectRef, StepRef
 from weftline.codecs.values import decode, encode
-from weftline.core.actions import PythonCall
-from weftline.core.graph import Graph, encode_pages
+from weftline.core.actions import PythonCall, Wait, WaitKind
+from weftline.core.graph import Graph, OuterInput, Step, encode_pages
 from weftline.core.values import Error, Object, Packed
 from weftline.errors import StorageFull
 from weftline.ports import ObjectStore
@@ -33,7 +33,8 @@ class Current(NamedTuple):
 
 
 _call: ContextVar[Call] = ContextVar("weftline-call")
-# Threads that a step starts have a context of their own; mostly there is one attempt in a process.
+# Threads that a step starts have a context of their own: there it goes by what the process does,
+# where that is one attempt at a time.
 _calls: dict[int, Call] = {}
 
 
@@ -67,12 +68,15 @@ def carry_out(
     objects: ObjectStore,
     *,
     interrupts: tuple[type[BaseException], ...] = (),
+    has_company: bool = False,
 ) -> Outcome:
     """What comes of the call: whatever goes wrong is its failure, but for `interrupts`.
 
-    `took_s` and `log` of the outcome are for the caller to fill in.
+    `has_company` says that others are carried out at the same time in this process. `took_s` and
+    `log` of the outcome are for the caller to fill in.
     """
-    _calls[id(call)] = call
+    if not has_company:
+        _calls[id(call)] = call
     try:
         # In a context of its own, so that no attempt finds what another one left there.
         return copy_context().run(_carry_out, function, call, started_at, objects)
@@ -81,19 +85,19 @@ def carry_out(
     except BaseException as error:
         return _raised(error, call, started_at, objects)
     finally:
-        del _calls[id(call)]
+        _calls.pop(id(call), None)
 
 
 def _carry_out(function: Object, call: Call, started_at: float, objects: ObjectStore) -> Outcome:
     _call.set(call)
     target, args, kwargs = _loaded(function, call, objects)
-    actor = getattr(type(target), "__weftline_actor__", None)
+    actor = getattr(target, "__weftline_actor__", None)
     if actor is None:
         result = target(*args, **kwargs)
         if type(result) is CoroutineType:
             result = _awaited(result)
         return _packed(result, call, started_at, objects)
-    pair = actor(target, _state(call, objects), args, kwargs)
+    pair = actor(_state(call, objects), args, kwargs)
     result, state = _awaited(pair) if type(pair) is CoroutineType else pair
     if type(result) is CoroutineType:
         result = _awaited(result)
@@ -105,7 +109,6 @@ async def listen(function: Object, call: Call, started_at: float, objects: Objec
 
     Being canceled counts as going wrong, too.
     """
-    _calls[id(call)] = call
     try:
         _call.set(call)
         target, args, kwargs = _loaded(function, call, objects)
@@ -116,8 +119,6 @@ async def listen(function: Object, call: Call, started_at: float, objects: Objec
         return _packed(result, call, started_at, objects)
     except BaseException as error:
         return _raised(error, call, started_at, objects)
-    finally:
-        del _calls[id(call)]
 
 
 def _loaded(
@@ -145,9 +146,12 @@ def _packed(
                 call.key, started_at, 0.0, None, result.packed, None, found, None, state
             )
         graph_of = getattr(type(result), "__weftline_graph__", None)
-        if graph_of is None:
+        if graph_of is not None:
+            graph, names = graph_of(result, objects, call.run_id)
+        elif isinstance(result, StepRef) and result.run_id == call.run_id:
+            graph, names = _value_of(result), ()
+        else:
             return _packed_value(result, call, started_at, objects, state, needs)
-        graph, names = graph_of(result, objects, call.run_id)
         name, pages = encode_pages(graph.steps)
         found, stays = (*names, *needs), _stays(graph)
         return ReturnedSteps(
@@ -155,6 +159,14 @@ def _packed(
         )
     except StorageFull as error:
         return Unstored(call.key, started_at, 0.0, None, error.strerror or str(error))
+
+
+def _value_of(ref: StepRef) -> Graph:
+    """A graph whose value is that of a step which the run has already."""
+    action = Wait(WaitKind.VALUE)
+    return Graph(
+        steps=[Step(name="value", action=action, inputs=(OuterInput(ref.number),))], output=0
+    )
 
 
 def _packed_value(

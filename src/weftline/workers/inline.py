@@ -58,11 +58,12 @@ class Inline:
     def wait(self, timeout_s: float | None) -> list[Report]:
         found, is_woken = self._news.take(0.0 if self._waiting else timeout_s)
         reports = [report for report in found if not self._polls.is_void(report)]
-        if self._waiting and not is_woken:
-            attempt, placement = self._waiting.popleft()
-            with _variables(placement):
-                reports += self._carry_out(attempt)
-        return reports
+        # What is known already is told first: an interrupt of the attempt would lose it.
+        if reports or is_woken or not self._waiting:
+            return reports
+        attempt, placement = self._waiting.popleft()
+        with _variables(placement):
+            return self._carry_out(attempt)
 
     def wake(self) -> None:
         self._news.wake()

@@ -1,7 +1,8 @@
 """Ends what an engine left behind that died: its children, and all that these started.
 
 Children die with their engine by themselves; what a step started may not. Everything is known by
-the locks that children hold, and by a variable that they hand down.
+the locks that children hold, and by a variable that they hand down. In a copy of a home, an engine
+of the home itself looks dead: what belongs to that one is left alone.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ def end_orphans(home: Path, engine: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     for lock in locks:
         _end_holder(lock, deadline)
-    while (left := _marked(engine)) and time.monotonic() < deadline:
+    while (left := _marked(home, engine)) and time.monotonic() < deadline:
         for pid in left:
             _kill(pid)
         time.sleep(_POLL_S)
@@ -55,7 +56,7 @@ def _leads_group(pid: int) -> bool:
         return False
 
 
-def _marked(engine: str) -> list[int]:
+def _marked(home: Path, engine: str) -> list[int]:
     """Living processes that were started by a child of the engine, directly or not."""
     mark = f"\0{MARKER}={engine}/".encode()
     found = []
@@ -64,11 +65,19 @@ def _marked(engine: str) -> list[int]:
             continue
         try:
             with open(f"/proc/{entry.name}/environ", "rb") as file:
-                if mark in b"\0" + file.read():
+                _, is_marked, rest = (b"\0" + file.read()).partition(mark)
+                if is_marked and _is_of(home, rest.partition(b"\0")[0]):
                     found.append(int(entry.name))
         except OSError:  # it has ended, or is another user's
             continue
     return found
+
+
+def _is_of(home: Path, child: bytes) -> bool:
+    """Whether the child, as the rest of its mark tells, is one of this home, which may have been
+    moved since."""
+    path = os.fsdecode(child.partition(b"/")[2])
+    return not os.path.exists(path) or os.path.samefile(path, home)
 
 
 def _kill(pid: int) -> None:

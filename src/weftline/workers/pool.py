@@ -194,7 +194,7 @@ class Pool:
             **self._variables,
             "WEFTLINE_HOME": str(self._home),
             **dict(variables),
-            MARKER: f"{self._engine}/{number}",
+            MARKER: f"{self._engine}/{number}/{self._home}",
         }
         if devices:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)

@@ -7,6 +7,7 @@ of one, and who holds a lock on it has it. The system gives back what a dead pro
 import errno
 import fcntl
 import os
+import threading
 from pathlib import Path
 
 from weftline.filelocks import find_lock
@@ -86,7 +87,7 @@ class Amount:
         gaps: Ranges = []
         at = 0
         for start, end in [*taken, (self.total, self.total)]:
-            if at < start:
+            if at < min(start, self.total):  # what was taken may lie beyond a total that shrank
                 gaps.append((at, min(start, self.total)))
             at = max(at, end)
         return gaps
@@ -113,3 +114,24 @@ class Amount:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self._file
+
+
+class Places:
+    """So many places for all processes of a machine that name the same file. For any thread."""
+
+    def __init__(self, total: int, path: Path | None = None) -> None:
+        self._amount, self._lock = Amount(total, path), threading.Lock()
+
+    def have(self, total: int) -> None:
+        """Let there be so many from now on; nobody loses one."""
+        with self._lock:
+            self._amount.total = total
+
+    def take(self) -> Ranges | None:
+        """One place; None when all are taken. What is returned goes to `give_back`."""
+        with self._lock:
+            return self._amount.take(1)
+
+    def give_back(self, taken: Ranges) -> None:
+        with self._lock:
+            self._amount.give_back(taken)

@@ -54,24 +54,58 @@ class Slots:
         self.resources = dict(resources or {})
         self._cpus = _units(num_cpus)
         self._amounts = {name: Amount(_units(n)) for name, n in self.resources.items()}
-        gpus = _units(num_gpus)
-        count = -(-gpus // UNIT)
-        numbers = [str(n) for n in range(count + len(devices))]
-        names = [*devices, *(each for each in numbers if each not in devices)][:count]
-        # The last device may be declared as a part of one: init(num_gpus=0.5).
-        self._devices = {
-            name: Amount(min(UNIT, gpus - UNIT * position)) for position, name in enumerate(names)
-        }
-        self._is_shared = False
+        self._known_devices = list(devices)
+        self._devices: dict[str, Amount] = {}
+        self._folder: Path | None = None
+        self._add_devices()
 
     def share_in(self, folder: Path) -> None:
         """Share GPUs and resources with other processes that name this folder."""
-        if self._is_shared:
+        if self._folder is not None:
             return
-        self._is_shared = True
+        self._folder = folder
         for kind, amounts in (("gpu", self._devices), ("resource", self._amounts)):
             for name, amount in amounts.items():
-                amount.share_at(folder / f"{kind}-{quote(name, safe='')}")
+                self._share(kind, name, amount)
+
+    def grow(
+        self,
+        num_cpus: float | None,
+        num_gpus: float | None,
+        resources: Mapping[str, float],
+    ) -> None:
+        """Have at least that much from now on; what is more already stays."""
+        if num_cpus is not None and num_cpus > self.num_cpus:
+            self._cpus += _units(num_cpus) - _units(self.num_cpus)
+            self.num_cpus = num_cpus
+        if num_gpus is not None and num_gpus > self.num_gpus:
+            self.num_gpus = num_gpus
+            self._add_devices()
+        for name, number in resources.items():
+            if number > self.resources.get(name, 0):
+                self.resources[name] = number
+                if name not in self._amounts:
+                    self._amounts[name] = Amount(0)
+                    self._share("resource", name, self._amounts[name])
+                self._amounts[name].total = _units(number)
+
+    def _add_devices(self) -> None:
+        """Have as many devices as there are GPUs."""
+        gpus = _units(self.num_gpus)
+        count = -(-gpus // UNIT)
+        known = self._known_devices
+        numbers = [str(n) for n in range(count + len(known))]
+        names = [*known, *(each for each in numbers if each not in known)][:count]
+        for position, name in enumerate(names):
+            if name not in self._devices:
+                self._devices[name] = Amount(0)
+                self._share("gpu", name, self._devices[name])
+            # The last device may be declared as a part of one: init(num_gpus=0.5).
+            self._devices[name].total = min(UNIT, gpus - UNIT * position)
+
+    def _share(self, kind: str, name: str, amount: Amount) -> None:
+        if self._folder is not None:
+            amount.share_at(self._folder / f"{kind}-{quote(name, safe='')}")
 
     def check(self, placement: Placement) -> str | None:
         """Why a step of this placement could never run here, or None."""

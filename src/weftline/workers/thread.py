@@ -151,7 +151,9 @@ class Worker:
         started_at, begun = clock.time(), clock.monotonic()
         self.running = Running(attempt, started_at, begun, capture)
         token = capture.enter()
-        outcome = carry_out(attempt.call.function, call_of(attempt), started_at, self._objects)
+        outcome = carry_out(
+            attempt.call.function, call_of(attempt), started_at, self._objects, has_company=True
+        )
         capture.leave(token)
         outcome.log = capture.end()
         ended = clock.monotonic()

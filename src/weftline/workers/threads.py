@@ -253,7 +253,7 @@ class Threads:
     def _look(self) -> None:
         """See what threads are doing that have said nothing for a while."""
         now, self._look_at = self._clock.monotonic(), _NEVER
-        for worker in self._busy:
+        for worker in self._busy[:]:
             if worker.group is not None:
                 self._look_within(self._look_at_one(worker, worker.group, now))
 
@@ -262,13 +262,18 @@ class Threads:
         running = worker.running
         self._take_in(worker, group)
         limits = [each.timeout_s for each in list(group.todo) if each.timeout_s is not None]
-        again_s = min([STARTED_AFTER_S, *limits])
         if running is None:
-            return again_s
+            return min([STARTED_AFTER_S, *limits])
         attempt, age_s = running.attempt, now - running.begun
+        # Later there is only something to see if others wait, or want to see what it prints.
+        is_dull = worker.started_key == attempt.key and not (attempt.forward or group.todo)
+        again_s = min([_NEVER if is_dull else STARTED_AFTER_S, *limits])
         if attempt.key not in self._wanted:
             worker.is_stuck = worker.running is running
             return again_s
+        if age_s >= LOOK_S and group.todo:  # those were thought to be short
+            group.pace.learn_that_long()
+            self._occupy(group)
         limit = attempt.timeout_s
         if limit is not None and age_s >= limit:
             self._expire(worker, running, limit)

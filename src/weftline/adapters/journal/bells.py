@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from weftline.filelocks import ShortName
+
 _RINGS = b"." * 64
 
 
@@ -21,7 +23,7 @@ class Bell:
         self._pid = os.getpid()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            with _Short(folder) as short:
+            with ShortName(folder) as short:
                 with suppress(FileNotFoundError):
                     os.unlink(folder / self._name)
                 self._socket.bind(f"{short}/{self._name}")
@@ -49,19 +51,5 @@ def ring(folder: Path, engine: str) -> None:
     """Wake the engine, if it lives. Never waits: one with many rings before it will look."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out, suppress(OSError):
         out.setblocking(False)
-        with _Short(folder) as short:
+        with ShortName(folder) as short:
             out.sendto(b".", f"{short}/{engine}.bell")
-
-
-class _Short:
-    """A short name of a folder, since the address of a socket must fit into 108 bytes."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> str:
-        self._file = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._file}"
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)

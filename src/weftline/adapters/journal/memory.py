@@ -2,11 +2,19 @@
 
 import copy
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
 
+from weftline.adapters.journal.names import (
+    ENDED,
+    NAMES_OBJECTS,
+    begins_actor,
+    logs_in,
+    objects_in,
+)
 from weftline.core.events import RunStatus
 from weftline.errors import StorageError
 from weftline.ports import (
@@ -14,12 +22,17 @@ from weftline.ports import (
     INBOX_AT_ONCE,
     Batch,
     Creation,
+    EndedRun,
     Entry,
+    Held,
     InboxEntry,
     InboxKind,
+    Removed,
     RunChange,
     RunRecord,
+    StoredFile,
     Summary,
+    Unnamed,
 )
 
 _NAMES_GRAPH = ("RunSubmitted", "GraphExtended")
@@ -149,6 +162,11 @@ class MemoryJournal:
             run = self._runs.get(run_id)
             return None if run is None else _record(run_id, run)
 
+    def first_event(self, run_id: str) -> Entry | None:
+        with self._lock:
+            run = self._runs.get(run_id)
+            return run.entries[0] if run is not None and run.entries else None
+
     def list_runs(
         self,
         *,
@@ -203,9 +221,18 @@ class MemoryJournal:
             on_news()
         return True
 
+    def knows_key(self, run_id: str, key: str) -> bool:
+        with self._lock:
+            return (run_id, key) in self._keys
+
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         with self._lock:
             return [each for each in self._inbox if each.run_id == run_id]
+
+    def list_unread(self) -> list[str]:
+        with self._lock:
+            unread = dict.fromkeys(each.run_id for each in self._inbox)
+            return [run_id for run_id in unread if self._runs[run_id].creation.detached]
 
     def _owner(self, run_id: str) -> str | None:
         run = self._runs.get(run_id)
@@ -217,6 +244,80 @@ class MemoryJournal:
     def close(self) -> None:
         with self._lock:
             self._engines.clear()
+
+
+class MemoryJournalUpkeep:
+    """The upkeep of one journal. It keeps environments within its runs, so none is left over."""
+
+    def __init__(self, journal: MemoryJournal) -> None:
+        self._journal = journal
+
+    def ended_runs(self, statuses: Iterable[RunStatus], before: float) -> list[EndedRun]:
+        wanted, found = set(statuses), []
+        with self._journal._lock:
+            for run_id, run in self._journal._runs.items():
+                status, at = run.summary.status, run.summary.ended_at
+                first = run.entries[0].body if run.entries else None
+                if status in wanted and at is not None and at < before and not begins_actor(first):
+                    size = sum(len(entry.body) for entry in run.entries)
+                    found.append(EndedRun(run_id, run.epoch, status, at, size))
+        return sorted(found, key=lambda run: run.ended_at)
+
+    def delete_runs(self, runs: Sequence[EndedRun]) -> Removed:
+        gone = [run for run in runs if self._journal.delete_run(run.run_id, run.epoch)]
+        return Removed(len(gone), sum(run.size_bytes for run in gone))
+
+    def held_objects(self, without: Container[str] = ()) -> Held:
+        with self._journal._lock:
+            return self._held(without)
+
+    @contextmanager
+    def unheld(self, files: Sequence[StoredFile]) -> Iterator[list[StoredFile]]:
+        with self._journal._lock:
+            held = self._held(())
+            yield [each for each in files if not held.holds(each)]
+
+    def _held(self, without: Container[str]) -> Held:
+        by_any, by_unfinished = set[str](), set[str]()
+        for entry in self._journal._inbox:
+            if entry.kind in NAMES_OBJECTS and entry.run_id not in without:
+                by_unfinished.update(objects_in(entry.body))
+        by_any |= by_unfinished
+        for run_id, run in self._journal._runs.items():
+            if run_id not in without:
+                by_any |= run.objects
+                if run.summary.status not in ENDED or run.summary.base_seq:
+                    by_unfinished |= run.objects
+        return Held(by_any, by_unfinished)
+
+    def unnamed(self, without: Container[str] = ()) -> Unnamed:
+        with self._journal._lock:
+            return Unnamed(self._removed(self._unnamed(without)), Removed(0, 0))
+
+    def drop_unnamed(self) -> Unnamed:
+        with self._journal._lock:
+            unnamed = self._unnamed(())
+            removed = self._removed(unnamed)
+            for graph in unnamed:
+                del self._journal._graphs[graph]
+        return Unnamed(removed, Removed(0, 0))
+
+    def _unnamed(self, without: Container[str]) -> list[str]:
+        runs = self._journal._runs.items()
+        named = [_graphs_of(run) for run_id, run in runs if run_id not in without]
+        return list(set(self._journal._graphs).difference(*named))
+
+    def _removed(self, graphs: Iterable[str]) -> Removed:
+        sizes = [sum(map(len, self._journal._graphs[graph])) for graph in graphs]
+        return Removed(len(sizes), sum(sizes))
+
+    def named_logs(self, without: Container[str] = ()) -> set[str]:
+        with self._journal._lock:
+            runs = self._journal._runs.items()
+            entries = [
+                entry for run_id, run in runs if run_id not in without for entry in run.entries
+            ]
+            return {name for entry in entries for name in logs_in(entry.body)}
 
 
 def _record(run_id: str, run: _StoredRun) -> RunRecord:

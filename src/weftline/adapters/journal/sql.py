@@ -133,6 +133,78 @@ DELETE FROM graphs WHERE hash = ?1 AND NOT EXISTS (SELECT 1 FROM run_graphs WHER
 """
 """Remove a graph that no run names."""
 
+DELETE_UNNAMED_ENVIRONMENT = """
+DELETE FROM environments
+WHERE hash = ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE environment = ?1)
+"""
+"""Remove an environment that no run names."""
+
+# -- tidying up ---------------------------------------------------------------------------------
+
+LIST_ENDED = """
+SELECT
+    run_id, epoch, status, ended_at,
+    (SELECT COALESCE(SUM(length(body)), 0) FROM events WHERE events.run_id = runs.run_id),
+    (SELECT body FROM events WHERE events.run_id = runs.run_id AND seq = 1)
+FROM runs WHERE status = ? AND ended_at < ?
+"""
+"""Runs of one status that ended before a time, with the size of their events, and the first."""
+
+LIST_HELD = """
+SELECT run_id, hash, status IN ('SUCCESSFUL', 'FAILED', 'CANCELED') AND base_seq = 0
+FROM run_objects JOIN runs USING (run_id)
+"""
+"""Which run holds which object, and whether it has ended; an actor, which has laid something down,
+has not."""
+
+IS_HELD = "SELECT 1 FROM run_objects WHERE hash = ? LIMIT 1"
+"""Whether any run holds an object."""
+
+IS_HELD_BY_UNFINISHED = """
+SELECT 1 FROM run_objects JOIN runs USING (run_id)
+WHERE hash = ? AND (status NOT IN ('SUCCESSFUL', 'FAILED', 'CANCELED') OR base_seq > 0) LIMIT 1
+"""
+"""Whether a run holds an object that has not ended."""
+
+LIST_NEWS = """
+SELECT number, run_id, body FROM inbox
+WHERE body IS NOT NULL AND number > ? AND kind IN ('signal', 'call')
+"""
+"""News that may name objects and that no run has taken in."""
+
+LIST_GRAPHS = "SELECT hash, SUM(length(steps)) FROM graphs GROUP BY hash"
+"""Each graph, with its size."""
+
+LIST_NAMED_GRAPHS = "SELECT hash, run_id FROM run_graphs"
+"""Which graph is named by which run."""
+
+LIST_ENVIRONMENTS = "SELECT hash, length(body) FROM environments"
+"""Each environment, with its size."""
+
+LIST_NAMED_ENVIRONMENTS = "SELECT environment, run_id FROM runs"
+"""Which environment is named by which run."""
+
+LIST_LOGGED = "SELECT run_id, body FROM events WHERE instr(body, ?)"
+"""Events that hold these bytes."""
+
+PAGES = """
+SELECT page_size, page_count, freelist_count
+FROM pragma_page_size, pragma_page_count, pragma_freelist_count
+"""
+"""The size of a page in bytes, how many pages there are, and how many of them are free."""
+
+FOLD_LOG = "PRAGMA wal_checkpoint(TRUNCATE)"
+"""Bring the write-ahead log into the database and empty it; waits for readers."""
+
+COMPACT = "VACUUM"
+"""Write the database anew without its free pages."""
+
+
+def patience(milliseconds: int) -> str:
+    """From now on, wait so long for others who use the database."""
+    return f"PRAGMA busy_timeout = {milliseconds:d}"
+
+
 # -- checking -----------------------------------------------------------------------------------
 
 QUICK_CHECK = "PRAGMA quick_check"
@@ -192,6 +264,14 @@ SELECT number, run_id, kind, body FROM inbox WHERE run_id = ? AND body IS NOT NU
 """
 """What a run has not taken in."""
 
+KNOWS_KEY = "SELECT 1 FROM inbox WHERE run_id = ? AND key = ?"
+"""Whether there was news with this key."""
+
+LIST_UNREAD = """
+SELECT DISTINCT run_id FROM inbox JOIN runs USING (run_id) WHERE body IS NOT NULL AND detached
+"""
+"""Detached runs that have not taken everything in."""
+
 FIND_RUN = f"{_RUN} WHERE run_id = ?"
 """One run."""
 
@@ -211,6 +291,9 @@ ORDER BY created_at DESC, number DESC LIMIT :limit
 
 READ_EVENTS = "SELECT seq, at, kind, body FROM events WHERE run_id = ? AND seq > ? ORDER BY seq"
 """The events of a run behind one of them, oldest first."""
+
+FIRST_EVENT = "SELECT seq, at, kind, body FROM events WHERE run_id = ? AND seq = 1"
+"""The event that a run began with."""
 
 READ_GRAPH = "SELECT steps FROM graphs WHERE hash = ? ORDER BY page"
 """The pages of a graph, in order."""

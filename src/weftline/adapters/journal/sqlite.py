@@ -33,14 +33,17 @@ from weftline.adapters.journal.sql import (
     DELETE_UNNAMED_GRAPH,
     EXTEND_RUN,
     FIND_RUN,
+    FIRST_EVENT,
     GRAPH_EVENTS,
     HAS_GRAPH,
     HOLD_OBJECT,
     IS_UNTAKEN,
+    KNOWS_KEY,
     LAST_SEQ,
     LIST_INBOX,
     LIST_RUNS,
     LIST_RUNS_OF_STATUS,
+    LIST_UNREAD,
     NAME_GRAPH,
     OWNER,
     POST,
@@ -101,7 +104,7 @@ class SqliteJournal:
         self._registered: set[str] = set()
         self._bells: dict[str, Bell] = {}
         self._environments: dict[str, Environment] = {}
-        self._hashes: dict[Environment, str] = {}  # of environments that are stored for sure
+        self._hashes: dict[Environment, str] = {}
         self._own_changes = 0
 
     # -- Journal ----------------------------------------------------------------------------
@@ -161,8 +164,17 @@ class SqliteJournal:
 
     def find_run(self, run_id: str) -> RunRecord | None:
         with self._database.reading() as database:
-            row = database.execute(FIND_RUN, (run_id,)).fetchone()
-            return None if row is None else self._record(database, row)
+            database.execute(BEGIN_READ)
+            try:
+                row = database.execute(FIND_RUN, (run_id,)).fetchone()
+                return None if row is None else self._record(database, row)
+            finally:
+                end_transaction(database, COMMIT)
+
+    def first_event(self, run_id: str) -> Entry | None:
+        with self._database.reading() as database:
+            row = database.execute(FIRST_EVENT, (run_id,)).fetchone()
+            return None if row is None else Entry._make(row)
 
     def list_runs(
         self,
@@ -199,15 +211,8 @@ class SqliteJournal:
         with self._database.writing() as database:
             try:
                 database.execute(BEGIN_WRITE)
-                if database.execute(DELETE_RUN, (run_id, epoch)).rowcount == 0:
+                if not forget_run(database, run_id, epoch):
                     return False
-                bodies = database.execute(GRAPH_EVENTS, (run_id,)).fetchall()
-                graphs = {_graph_name(body).graph for (body,) in bodies}
-                database.execute(DELETE_EVENTS, (run_id,))
-                database.execute(DELETE_OBJECTS, (run_id,))
-                database.execute(DELETE_INBOX, (run_id,))
-                database.executemany(UNNAME_GRAPH, [(graph, run_id) for graph in graphs])
-                database.executemany(DELETE_UNNAMED_GRAPH, [(graph,) for graph in graphs])
                 database.execute(COMMIT)
             finally:
                 end_transaction(database, ROLLBACK)
@@ -231,9 +236,17 @@ class SqliteJournal:
             ring(self._database.home / "engines", row[0])
         return posted if row is not None else None
 
+    def knows_key(self, run_id: str, key: str) -> bool:
+        with self._database.reading() as database:
+            return database.execute(KNOWS_KEY, (run_id, key)).fetchone() is not None
+
     def list_inbox(self, run_id: str) -> list[InboxEntry]:
         with self._database.reading() as database:
             return list(map(InboxEntry._make, database.execute(LIST_INBOX, (run_id,))))
+
+    def list_unread(self) -> list[str]:
+        with self._database.reading() as database:
+            return [run_id for (run_id,) in database.execute(LIST_UNREAD)]
 
     def change_count(self) -> int:
         with self._database.reading() as database:
@@ -250,7 +263,8 @@ class SqliteJournal:
     def _commit(self, database: sqlite3.Connection, batch: Batch) -> set[str]:
         refused: set[str] = set()
         accepted: list[RunChange] = []
-        new_environments: dict[Environment, str] = {}
+        # Stored with every run that names it: one that no run named may have been removed.
+        environments: dict[str, Environment] = {}
         events: list[tuple[str, int, float, str, bytes]] = []
         graphs: list[tuple[str, str]] = []
         taken: list[tuple[int]] = []
@@ -262,7 +276,8 @@ class SqliteJournal:
                 if change.creation is None:
                     is_accepted = _extend(cursor, change)
                 else:
-                    environment = self._environment_hash(change.creation, new_environments)
+                    environment = self._environment_hash(change.creation.environment)
+                    environments[environment] = change.creation.environment
                     is_accepted = _create(cursor, change, change.creation, environment)
                 run_id = change.run_id
                 if not is_accepted:
@@ -290,8 +305,8 @@ class SqliteJournal:
             if batch.objects:
                 held = [(run_id, name) for run_id, name in batch.objects if run_id not in refused]
                 cursor.executemany(HOLD_OBJECT, held)
-            for new, name in new_environments.items():
-                cursor.execute(ADD_ENVIRONMENT, (name, _encode(new)))
+            for name, each in environments.items():
+                cursor.execute(ADD_ENVIRONMENT, (name, _encode(each)))
             is_committing = True
             cursor.execute(COMMIT)
         except BaseException as error:
@@ -300,7 +315,6 @@ class SqliteJournal:
                 raise
             if not is_committing or not self._took_place(database, accepted, error):
                 raise
-        self._hashes |= new_environments
         self._own_changes += 1
         return refused
 
@@ -329,15 +343,11 @@ class SqliteJournal:
             ) from cause
         return bool(accepted)
 
-    def _environment_hash(
-        self, creation: Creation, new_environments: dict[Environment, str]
-    ) -> str:
-        """The name under which a run's environment is stored, or will be by this commit."""
-        environment = creation.environment
-        name = self._hashes.get(environment) or new_environments.get(environment)
+    def _environment_hash(self, environment: Environment) -> str:
+        """The name under which the environment is stored."""
+        name = self._hashes.get(environment)
         if name is None:
-            name = sha256(_encode(environment)).hexdigest()
-            new_environments[environment] = name
+            name = self._hashes[environment] = sha256(_encode(environment)).hexdigest()
         return name
 
     # -- reading rows -----------------------------------------------------------------------
@@ -379,6 +389,21 @@ class SqliteJournal:
             found = msgspec.json.decode(row[0], type=Environment)
             self._environments[name] = found
         return found
+
+
+def forget_run(database: sqlite3.Connection, run_id: str, epoch: int) -> bool:
+    """Delete all of the run, unless its epoch changed, in the transaction that is open; whether it
+    was there to be deleted."""
+    if database.execute(DELETE_RUN, (run_id, epoch)).rowcount == 0:
+        return False
+    bodies = database.execute(GRAPH_EVENTS, (run_id,)).fetchall()
+    graphs = {_graph_name(body).graph for (body,) in bodies}
+    database.execute(DELETE_EVENTS, (run_id,))
+    database.execute(DELETE_OBJECTS, (run_id,))
+    database.execute(DELETE_INBOX, (run_id,))
+    database.executemany(UNNAME_GRAPH, [(graph, run_id) for graph in graphs])
+    database.executemany(DELETE_UNNAMED_GRAPH, [(graph,) for graph in graphs])
+    return True
 
 
 # -- one change -----------------------------------------------------------------------------

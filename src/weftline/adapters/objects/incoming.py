@@ -76,6 +76,12 @@ class Incoming:
             raise
 
 
+def is_writer_alive(name: str) -> bool:
+    """Whether this machine knows the process that writes, or wrote, the file of this name. One in
+    another container it may not know."""
+    return os.path.exists(f"/proc/{name.partition('-')[0]}") or not os.path.exists("/proc/self")
+
+
 def storage_error(root: Path, error: OSError) -> StorageError:
     """What a failed write is told as."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

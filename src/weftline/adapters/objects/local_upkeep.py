@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from hashlib import sha256
 
-from weftline.adapters.objects.incoming import make_folder, storage_error
+from weftline.adapters.objects.incoming import is_writer_alive, make_folder, storage_error
 from weftline.adapters.objects.local import (
     ABSENT,
     DURABLE,
@@ -63,15 +63,15 @@ class LocalUpkeep:
     def restore(self, name: str) -> bool:
         return self._store.restore(name)
 
-    def empty_trash(self, older_than_s: float) -> Removed:
-        files = size_bytes = 0
-        before = time.time() - older_than_s
-        for found in self.trashed():
-            place = TRASH + (VOLATILE if found.is_volatile else DURABLE)
-            path = self._store.path(found.name, place)
-            if found.modified_at <= before and self._remove(path):
-                files, size_bytes = files + 1, size_bytes + found.size_bytes
-        return Removed(files, size_bytes)
+    def erase(self, found: StoredFile) -> bool:
+        place = TRASH + (VOLATILE if found.is_volatile else DURABLE)
+        path = self._store.path(found.name, place)
+        try:
+            return os.stat(path).st_mtime == found.modified_at and self._remove(path)
+        except ABSENT:
+            return False
+        except OSError as error:
+            raise storage_error(self._store.root, error) from error
 
     def incoming(self) -> Iterator[StoredFile]:
         for entry in self._entries("incoming"):
@@ -79,14 +79,18 @@ class LocalUpkeep:
             if found is not None:
                 yield found
 
-    def clear_incoming(self, older_than_s: float) -> Removed:
-        files = size_bytes = 0
-        before = time.time() - older_than_s
+    def clear_incoming(
+        self, older_than_s: float, dead_for_s: float, *, is_trial: bool = False
+    ) -> Removed:
+        number = size_bytes = 0
+        now = time.time()
         for found in self.incoming():
+            age_s = now - found.modified_at
+            is_dead = age_s >= dead_for_s and not is_writer_alive(found.name)
             path = f"{self._store.root}/incoming/{found.name}"
-            if found.modified_at <= before and self._remove(path):
-                files, size_bytes = files + 1, size_bytes + found.size_bytes
-        return Removed(files, size_bytes)
+            if (is_dead or age_s >= older_than_s) and (is_trial or self._remove(path)):
+                number, size_bytes = number + 1, size_bytes + found.size_bytes
+        return Removed(number, size_bytes)
 
     def check(self, name: str) -> None:
         if not self._check_copies(name):

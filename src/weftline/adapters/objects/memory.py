@@ -114,17 +114,21 @@ class MemoryUpkeep:
     def restore(self, name: str) -> bool:
         return self._store.restore(name)
 
-    def empty_trash(self, older_than_s: float) -> Removed:
-        before = time.time() - older_than_s
+    def erase(self, found: StoredFile) -> bool:
+        key = (found.name, found.is_volatile)
         with self._store._lock:
-            trash = self._store._trash
-            old = [key for key, kept in trash.items() if kept.modified_at <= before]
-            return Removed(len(old), sum(len(trash.pop(key).content) for key in old))
+            kept = self._store._trash.get(key)
+            if kept is None or kept.modified_at != found.modified_at:
+                return False
+            del self._store._trash[key]
+        return True
 
     def incoming(self) -> Iterator[StoredFile]:
         return iter(())
 
-    def clear_incoming(self, older_than_s: float) -> Removed:
+    def clear_incoming(
+        self, older_than_s: float, dead_for_s: float, *, is_trial: bool = False
+    ) -> Removed:
         return Removed(0, 0)
 
     def check(self, name: str) -> None:
