@@ -41,7 +41,7 @@ def test_timers_signals_and_waits_for_steps_are_told_with_their_ends() -> None:
             timer("sleep", 60.0),
             timer("sleep", 60.0),
             step("ask", action=signal),
-            step("some", action=some),
+            step("some", 1, 2, action=some),
         )
     )
     book.begin_wait("sleep")

@@ -222,7 +222,7 @@ class Tree:
             self._close(event.step, at)
         elif isinstance(event, RunAdopted):
             self.stop()
-        elif isinstance(event, RunFinished) and event.status is RunStatus.CANCELED:
+        elif isinstance(event, RunFinished) and event.status is not RunStatus.FAILED:
             for step, state in enumerate(self.states):
                 if state < DONE:
                     self._set(step, CANCELED, at)

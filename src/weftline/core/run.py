@@ -370,7 +370,7 @@ class Run:
             isinstance(action, PythonCall) and action.is_writer
         ):
             return False
-        if self._edges and any(n in self._edges for n in step.dependents or ()):
+        if any(map(_hands_on, map(self.steps.__getitem__, step.dependents or ()))):
             return False
         while step.spec.policy.checkpoint is None:
             owner = self.scopes[step.scope].owner
@@ -589,8 +589,10 @@ class Run:
             if step.status is WAITING and step.due_at is not None:
                 step.status, step.due_at = READY, None
             elif step.status is RUNNING and step.opened is None:
-                if was_canceled and not isinstance(step.spec.action, Wait):
-                    step.status = READY
+                if not isinstance(step.spec.action, Wait):
+                    step.status = READY if was_canceled else RUNNING
+                elif step.spec.action.kind is WaitKind.VALUE:
+                    self._due.append(self._handed_on(step))
         self._later = [(s.due_at, s.number) for s in self.steps if s.due_at is not None]
         heapify(self._later)
         self._refill()
@@ -631,7 +633,7 @@ class Run:
         causes: list[StepState] = []
         if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
             self._waiting_for[action.name or ""].remove(step.number)
-        elif isinstance(action, Wait):
+        elif isinstance(action, Wait) and step.number in self._edges:
             causes = self._failures_among(self._ended_sources(step, action))
         self._fail(step, event.error, at, causes)
 
@@ -692,8 +694,12 @@ class Run:
         elif action.kind is WaitKind.STEPS:
             self._look_at_split(step)
         elif action.kind is WaitKind.VALUE:
-            [value] = self.inputs_of(step.number)
-            self._due.append(WaitEnded(step=step.number, value=Raw(value)))
+            self._due.append(self._handed_on(step))
+
+    def _handed_on(self, step: StepState) -> WaitEnded:
+        """The end of a wait for a value, which is there."""
+        (value,) = self.inputs_of(step.number)
+        return WaitEnded(step=step.number, value=Raw(value))
 
     def _wait_ended(self, event: WaitEnded, at: float, graph: Graph | None) -> None:
         step = self._step(event.step)
@@ -1280,6 +1286,12 @@ class Run:
             return
         assert failed[0].error is not None
         self._climb(failed[0], failed[0].error, failed[0], failed)
+
+
+def _hands_on(reader: StepState) -> bool:
+    """Whether the values that the step reads live on in its own."""
+    action = reader.spec.action
+    return isinstance(action, Wait) and action.kind in (WaitKind.STEPS, WaitKind.VALUE)
 
 
 def _waits_for_steps(step: StepState) -> bool:
