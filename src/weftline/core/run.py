@@ -589,10 +589,8 @@ class Run:
             if step.status is WAITING and step.due_at is not None:
                 step.status, step.due_at = READY, None
             elif step.status is RUNNING and step.opened is None:
-                if not isinstance(step.spec.action, Wait):
-                    step.status = READY if was_canceled else RUNNING
-                elif step.spec.action.kind is WaitKind.VALUE:
-                    self._due.append(self._handed_on(step))
+                if was_canceled and not isinstance(step.spec.action, Wait):
+                    step.status = READY
         self._later = [(s.due_at, s.number) for s in self.steps if s.due_at is not None]
         heapify(self._later)
         self._refill()
@@ -694,12 +692,8 @@ class Run:
         elif action.kind is WaitKind.STEPS:
             self._look_at_split(step)
         elif action.kind is WaitKind.VALUE:
-            self._due.append(self._handed_on(step))
-
-    def _handed_on(self, step: StepState) -> WaitEnded:
-        """The end of a wait for a value, which is there."""
-        (value,) = self.inputs_of(step.number)
-        return WaitEnded(step=step.number, value=Raw(value))
+            (value,) = self.inputs_of(step.number)
+            self._due.append(WaitEnded(step=step.number, value=Raw(value)))
 
     def _wait_ended(self, event: WaitEnded, at: float, graph: Graph | None) -> None:
         step = self._step(event.step)
