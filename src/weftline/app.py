@@ -26,7 +26,7 @@ from weftline.adapters.objects.sharing import note_home
 from weftline.codecs.exceptions import decode_error
 from weftline.codecs.values import decode
 from weftline.config import Settings, load_settings
-from weftline.control import LOCK, Accepted, Declared, NewRun
+from weftline.control import Accepted, Declared, NewRun
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, RunSubmitted, decode_event
 from weftline.core.graph import Graph, Pages, decode_pages, differences
@@ -52,7 +52,6 @@ from weftline.errors import (
     WorkflowNotResumableError,
     WorkflowRunningError,
 )
-from weftline.filelocks import holder_of
 from weftline.link.link import Link, Listener
 from weftline.ports import ActorCall, Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
 from weftline.version import PYTHON, __version__
@@ -188,6 +187,7 @@ class App:
             if shared.engine.drives(run_id):
                 raise WorkflowRunningError(f"run {run_id!r} is running in this process", run_id)
             drive = Drive(self, run_id, shared, quiet)
+            drive.again = lambda: self._proceed_again(drive, follow=follow)
             shared.engine.rejoin(run_id, drive.listen, forward=not quiet)
             return drive
         recorded = read_run(self.journal, run_id)
@@ -198,36 +198,36 @@ class App:
             self._warn_of_changes(recorded, written, stacklevel=5)
         if is_over:
             return Ended.of(recorded.run)
-        environment, noted = usable_environment(recorded.record.creation.environment)
-        for text in noted:
+        for text in usable_environment(recorded.record.creation.environment)[1]:
             warnings.warn(text, stacklevel=4)
         drive = Drive(self, run_id, self._engine(), quiet)
         left = [step.spec for step in recorded.run.steps if not step.is_ended]
         self._check(drive, drive.engine.lacking(left))
-
-        def adopt(recorded: Recorded) -> None:
-            drive.engine.adopt(
-                recorded,
-                drive.listen,
-                environment=environment,
-                warnings=noted,
-                lost=recorded.run.find_lost(self.is_there),
-                forward=not quiet,
-                wants_events=follow,
-            )
-
-        def adopt_again() -> None:
-            # The owner of a failed run has just recorded what a sibling came to.
-            now = read_run(self.journal, run_id)
-            if now.run.finished is RunStatus.SUCCESSFUL:
-                drive.listen(Ended.of(now.run))
-            else:
-                self.make_free(now.record)
-                adopt(now)
-
-        drive.again = adopt_again
-        adopt(recorded)
+        drive.again = lambda: self._proceed_again(drive, follow=follow)
+        self._take_over(drive, recorded, follow=follow)
         return drive
+
+    def _take_over(self, drive: "Drive", recorded: Recorded, *, follow: bool) -> None:
+        environment, noted = usable_environment(recorded.record.creation.environment)
+        drive.engine.adopt(
+            recorded,
+            drive.listen,
+            environment=environment,
+            warnings=noted,
+            lost=recorded.run.find_lost(self.is_there),
+            forward=not drive.is_quiet,
+            wants_events=follow,
+        )
+
+    def _proceed_again(self, drive: "Drive", *, follow: bool) -> None:
+        """The run changed while it was taken over: its owner has just recorded what a step of it
+        came to, and may have let go of it."""
+        recorded = read_run(self.journal, drive.run_id)
+        if recorded.run.finished is RunStatus.SUCCESSFUL:
+            drive.listen(Ended.of(recorded.run))
+        else:
+            self.make_free(recorded.record)
+            self._take_over(drive, recorded, follow=follow)
 
     def make_free(self, record: RunRecord) -> None:
         """See that nobody drives the run any more, and end what a dead engine left behind.
@@ -350,26 +350,37 @@ class App:
         Raises: ControllerUnavailable.
         """
         self.journal.change_count()
-        abandoned = self._abandoned(run_ids)
-        return [
-            None if run_id in abandoned and isinstance(problem, WorkflowRunningError) else problem
-            for run_id, problem in zip(run_ids, self._adopt(run_ids, is_resume=True), strict=True)
-        ]
+        own = {run_id: self._rejoin(run_id) for run_id in run_ids if self._is_finishing(run_id)}
+        if own:
+            others = [run_id for run_id in run_ids if run_id not in own]
+            rest = iter(self.resume_many(others))
+            return [own[run_id] if run_id in own else next(rest) for run_id in run_ids]
+        idle = {run_id for run_id in run_ids if self._is_left(run_id)}
+        found = self._adopt(run_ids, is_resume=True)
+        for at, run_id in enumerate(run_ids):
+            # A controller that this has started takes up such runs by itself, and may have done so
+            # before it was asked to.
+            if isinstance(found[at], WorkflowRunningError) and run_id in idle:
+                found[at] = None
+        return found
 
-    def _abandoned(self, run_ids: Sequence[str]) -> set[str]:
-        """Those of the runs that go on by themselves as soon as there is a controller. One that is
-        started to resume them may have taken them over before it is asked to."""
-        folder = self.settings.home
-        if folder is None or holder_of(folder / LOCK) is not None:
-            return set()
-        found = [self.journal.find_run(run_id) for run_id in run_ids]
-        return {
-            record.run_id
-            for record in found
-            if record is not None
-            and record.creation.detached
-            and self.status_of(record) is RunStatus.RESUMABLE
-        }
+    def _is_finishing(self, run_id: str) -> bool:
+        """Whether it is a failed run of which steps still run here: they are not begun anew."""
+        return self._shared is not None and self._shared.engine.drives(run_id) is False
+
+    def _rejoin(self, run_id: str) -> WeftlineError | None:
+        """Let such a run go on here; a controller does when this process ends."""
+        answer = _Answer(lambda news: None)
+        engine = self.open_engine().engine
+        engine.rejoin(run_id, answer.listen, detached=True, on_accepted=answer.accept)
+        return answer.wait()
+
+    def _is_left(self, run_id: str) -> bool:
+        """Whether it is a run that controllers drive, and none does."""
+        record = self.journal.find_run(run_id)
+        if record is None or not record.creation.detached:
+            return False
+        return self.status_of(record) is RunStatus.RESUMABLE
 
     def _adopt(self, run_ids: Sequence[str], *, is_resume: bool) -> list[WeftlineError | None]:
         link = self.link
@@ -707,12 +718,12 @@ class App:
         """The value that the run, or its step `name`, ended with. Raises: what it failed of."""
         if ended.status is RunStatus.SUCCESSFUL and (name is None or ended.value is not None):
             return None if ended.value is None else decode(ended.value, self.objects)
-        if name is not None and ended.error is None:
-            raise WorkflowExecutionError(f"run {run_id!r}: {ended.reason}", run_id)
         if ended.status is RunStatus.CANCELED:
             raise WorkflowCanceledError(
                 f"run {run_id!r} was canceled; resume it to let it go on", run_id
             )
+        if name is not None and ended.error is None:
+            raise WorkflowExecutionError(f"run {run_id!r}: {ended.reason}", run_id)
         if ended.error is None:
             raise WorkflowExecutionError(
                 f"run {run_id!r} is held back: {ended.reason}. Mend the cause, then resume it with"
@@ -957,7 +968,7 @@ class Drive:
         self.listen: Callable[[News], None] = self._mailbox.put
         self.again: Callable[[], None] | None = None
         """Takes the run over once more, after it changed while that was tried."""
-        self._quiet = quiet
+        self.is_quiet = quiet
 
     def news(self, timeout_s: float | None = None) -> News | None:
         """The next news of the run; None when there is none in time.

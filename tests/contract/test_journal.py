@@ -1310,8 +1310,6 @@ def test_a_home_of_an_older_release_is_brought_up_to_date(
     known = database.newest_schema()
     number = f"{known + 1:04}"
     shutil.copytree(database._MIGRATIONS, scripts)
-    known = database.newest_schema()
-    wrong, right = (scripts / f"{known + 1:04}_{name}.sql" for name in ("wrong", "right"))
     monkeypatch.setattr(database, "_MIGRATIONS", scripts)
     try:
         wrong = "CREATE TABLE added (a);\nCREATE TABLE runs (b);"

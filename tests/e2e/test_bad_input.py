@@ -348,7 +348,7 @@ def test_a_home_of_a_newer_version_is_left_alone(scripts: Scripts) -> None:
     assert scripts.run(source) == "1\n1\n"
     path = scripts.home / "weftline.db"
     database = sqlite3.connect(path)
-    (known,) = database.execute("PRAGMA user_version").fetchone()
+    (schema,) = database.execute("PRAGMA user_version").fetchone()
     database.execute("PRAGMA user_version = 4711")
     database.close()
     for line in scripts.run(source).splitlines():
@@ -357,7 +357,7 @@ def test_a_home_of_a_newer_version_is_left_alone(scripts: Scripts) -> None:
         assert "newer" in line
     database = sqlite3.connect(path)
     assert database.execute("PRAGMA user_version").fetchone() == (4711,)
-    database.execute(f"PRAGMA user_version = {known}")
+    database.execute(f"PRAGMA user_version = {schema}")
     database.close()
     assert scripts.run(source) == "1\n2\n"
 

@@ -153,7 +153,7 @@ def test_wait_gives_the_ready_ones_and_the_others_in_order() -> None:
     assert weftline.wait(refs, num_returns=3, timeout=0) == (refs, [])
     for wrong in (refs[0], [1], "refs"):
         with pytest.raises(TypeError):
-            weftline.wait(wrong)
+            weftline.wait(wrong)  # type: ignore[arg-type]
     for count in (0, 4):
         with pytest.raises(ValueError, match="num_returns"):
             weftline.wait(refs, num_returns=count)

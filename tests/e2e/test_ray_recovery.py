@@ -104,7 +104,7 @@ def test_recovery_cluster_failure(scripts: Scripts, gate: Gate, how: str) -> Non
     driver = scripts.start(DESCENT, how, counter, gate.path)
     gate.wait_for()
     kill_cluster(scripts, driver)
-    gate.open()
+    gate.open(2)  # the one that was ended may still take one
     said = scripts.run(
         """
         from weftline import workflow
@@ -123,7 +123,7 @@ def test_recovery_cluster_failure_resume_all(scripts: Scripts, gate: Gate, how: 
     driver = scripts.start(DESCENT, how, counter, gate.path)
     gate.wait_for()
     kill_cluster(scripts, driver)
-    gate.open()
+    gate.open(2)
     said = scripts.run(
         """
         from weftline import workflow

@@ -99,7 +99,7 @@ def test_a_run_that_is_driven_cannot_be_deleted(run_id: str, gate: Gate, driver:
 
     composition = waiting.step()
     if driver == "the controller":
-        composition.run_async(run_id)
+        _ = composition.run_async(run_id)
     else:
         in_background(composition.run, run_id)
     gate.wait_for()

@@ -5,18 +5,14 @@ import logging
 import pytest
 
 from tests.desk import Desk
-from tests.graphs import method, packed, signal, step, timer
-from weftline.core.actions import PythonCall
+from tests.graphs import LISTEN, method, packed, signal, step, timer
 from weftline.core.events import RunStatus
 from weftline.core.graph import Step
 from weftline.core.run import StepStatus
-from weftline.core.values import Object
 from weftline.engine.active import Committed, Ended
 from weftline.engine.engine import LAY_DOWN_STEPS, PARK_AFTER_S
 from weftline.errors import WorkflowError, WorkflowRunningError
 from weftline.ports import Entry, InboxKind, Printed, Started, Succeeded
-
-LISTEN = PythonCall(function=Object("d" * 64, "code", 1), arguments=b"", listens=True)
 
 
 def listener(name: str) -> Step:
@@ -367,7 +363,7 @@ def test_an_actor_whose_caller_still_waits_or_that_is_paused_lays_nothing_down(
     assert "ActorRested" not in desk.journal.kinds("r")
     desk.post("r", InboxKind.CONTINUE)
     desk.turn()
-    desk.watch("r", "somebody's call")
+    desk.watch("r", "somebody's call", is_expected=True)
     desk.call("r", method("add"))
     desk.turn()
     before = desk.journal.kinds("r").count("ActorRested")

@@ -13,7 +13,6 @@ from weftline.core.events import RunStatus
 from weftline.core.run import Run, StepState
 from weftline.errors import (
     StepNotFoundError,
-    WeftlineError,
     WorkflowNotResumableError,
     WorkflowRunningError,
 )
@@ -46,14 +45,15 @@ def resume_all(include_failed: bool = False) -> list[tuple[str, RunHandle[Any]]]
     found = [each for each in app.journal.list_runs() if app.status_of(each) in wanted]
     found.reverse()
     found.sort(key=lambda each: each.summary.status is RunStatus.PENDING)
-    resumed = []
-    for record in found:
-        try:
-            resumed.append((record.run_id, resume(record.run_id)))
-        except WorkflowRunningError:
-            continue  # somebody else was faster
-        except WeftlineError as error:
-            log.warning("run %s cannot be resumed: %s", record.run_id, error)
+    if not found:
+        return []
+    resumed: list[tuple[str, RunHandle[Any]]] = []
+    problems = app.resume_many([record.run_id for record in found])
+    for record, problem in zip(found, problems, strict=True):
+        if problem is None:
+            resumed.append((record.run_id, RunHandle(record.run_id)))
+        elif not isinstance(problem, WorkflowRunningError):  # else somebody was faster
+            log.warning("run %s cannot be resumed: %s", record.run_id, problem)
     return resumed
 
 

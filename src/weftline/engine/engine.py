@@ -252,11 +252,12 @@ class Engine:
         run_id: str,
         listener: Listener,
         *,
+        detached: bool = False,
         forward: bool = False,
         on_accepted: Callable[[], object] | None = None,
     ) -> None:
         """Let an own run go on that failed while steps of it are still running here."""
-        self._put(lambda: self._rejoin(run_id, listener, forward, on_accepted))
+        self._put(lambda: self._rejoin(run_id, listener, detached, forward, on_accepted))
 
     def look(self) -> None:
         """There may be news in the inbox. Nobody is told when nothing is driven here any more."""
@@ -799,8 +800,7 @@ class Engine:
         for name in list(active.step_listeners):
             ended = Ended.find(active.run, name)
             if ended is not None:
-                for listener in active.step_listeners.pop(name):
-                    listener(ended)
+                active.tell_step(name, ended)
 
     def _tell_ending(self, active: ActiveRun, ending: Ended) -> None:
         run = active.run
@@ -834,7 +834,7 @@ class Engine:
         if is_told and not (run.is_open or active.attempts or self._has_unwritten(active)):
             self._forget(active)
             # Who still watches asks for a step that the run does not have.
-            active.tell(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
+            active.tell_all(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
 
     def _stall(self, error: StorageError) -> None:
         """Nothing can be written: start nothing, keep what is known, try again, and tell."""
@@ -1196,7 +1196,7 @@ class Engine:
 
     def _submit(self, active: ActiveRun, submission: Submission, listener: Listener) -> None:
         run_id = submission.run_id
-        if self.drives(run_id) is not None:
+        if self.drives(run_id) is not None and not self._is_deleted(run_id):
             listener(Gone(WorkflowRunningError(f"run {run_id!r} is running", run_id)))
             return
         active.group = submission.group
@@ -1217,6 +1217,17 @@ class Engine:
         self._record(active, submission.first_event(is_pending=is_pending), submission.graph)
         if is_pending:
             self._turns.pending.append(active)
+
+    def _is_deleted(self, run_id: str) -> bool:
+        """Whether an actor at rest was deleted: nobody tells its owner, which forgets it here."""
+        active = self._runs.get(run_id) or self._parked[run_id]
+        try:
+            if self._has_unwritten(active) or self._journal.read(run_id, active.last_seq):
+                return False
+        except StorageError:
+            return False
+        self._forget(active)
+        return True
 
     def _adopt(
         self, active: ActiveRun, record: RunRecord, listener: Listener, adopted: RunAdopted
@@ -1246,6 +1257,7 @@ class Engine:
         self,
         run_id: str,
         listener: Listener,
+        detached: bool,
         forward: bool,
         on_accepted: Callable[[], object] | None,
     ) -> None:
@@ -1253,11 +1265,12 @@ class Engine:
         is_over = active is None or active.run.finished is RunStatus.SUCCESSFUL
         if active is None or is_over or active.run.is_open:
             text = f"run {run_id!r} " + ("has just ended" if is_over else "is running")
-            listener(Gone(WorkflowRunningError(text, run_id)))
+            # Who asks may read it anew, and take it, if this engine has let go of it meanwhile.
+            listener(Gone(WorkflowRunningError(text, run_id), is_outdated=is_over))
             return
         active.listeners.append(listener)
         active.forward, active.on_accepted = forward, on_accepted
-        active.takes = True
+        active.takes, active.detaches = True, detached
         self._turns.take_anyway(active)
         self._record(active, RunResumed())
         self._set_timer(active)
