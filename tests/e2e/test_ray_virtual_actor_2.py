@@ -2,6 +2,7 @@
 
 Each test is named after its row in Ray's own suite (`test_virtual_actor_2.py` there). A chosen
 departure: a call begins when the whole call before it has ended, with the steps it returned.
+What was `test_wf_in_actor_chain` here in 1.7 stands in `test_ray_virtual_actor_3.py`.
 """
 
 from pathlib import Path
