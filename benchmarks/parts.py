@@ -135,14 +135,15 @@ def run_parts(parts: Mapping[str, Part], given: Given) -> None:
         for part in wanted:
             used = wait_until_idle(given.patience)
             commit, fsync = commit_seconds(folder), fsync_seconds(folder)
-            note = "" if used < IDLE_CPUS else f"; others use {used:.2f} CPUs, so figures are worse"
             print(
                 f"{part}: one durable commit {commit * 1e3:.3f} ms, fdatasync {fsync * 1e3:.3f} ms"
-                + note
+                + busy_note(used, "when it began")
             )
             for row in parts[part](folder, given):
                 rows.append(row)
                 print(f"{row.sign:<6} {row.shape:<52} {row.measured:<58} {row.goal}", flush=True)
+            if note := busy_note(others_cpus(0.5), "when it ended"):
+                print(f"{part}{note}", flush=True)
     print_table(rows)
     if given.json:
         given.json.write_text(json.dumps([row._asdict() for row in rows], indent=1))
@@ -154,6 +155,13 @@ def wait_until_idle(patience_s: float) -> float:
     while (used := others_cpus(1.0)) >= IDLE_CPUS and time.monotonic() < end:
         pass
     return used
+
+
+def busy_note(used: float, when: str) -> str:
+    """What to say of figures that others may have disturbed."""
+    if used < IDLE_CPUS:
+        return ""
+    return f"; others used {used:.2f} CPUs {when}, so its figures mean little"
 
 
 def print_table(rows: list[Row]) -> None:

@@ -28,6 +28,7 @@ from weftline.core.run import Run, StepState, StepStatus, fold
 from weftline.core.values import Error, Object, Packed, pack_inline
 
 CALL = PythonCall(function=Object("f" * 64, "code", 1), arguments=b"")
+LISTEN = PythonCall(function=Object("d" * 64, "code", 1), arguments=b"", listens=True)
 WRITE = PythonCall(function=Object("e" * 64, "code", 1), arguments=b"", is_writer=True)
 
 
@@ -243,7 +244,7 @@ def _unclaimed(run: Run) -> dict[str, list[Packed]]:
 def _as_recorded(run: Run, step: StepState) -> tuple[StepStatus, StepStatus]:
     # Whether the time of a retry has come is not in the journal.
     if step.status is StepStatus.WAITING and step.due_at is not None:
-        is_canceled = run.finished is RunStatus.CANCELED
+        is_canceled = run.finished in (RunStatus.CANCELED, RunStatus.SUCCESSFUL)
         return StepStatus.READY, StepStatus.CANCELED if is_canceled else StepStatus.READY
     return step.status, run.status_of(step)
 

@@ -9,6 +9,8 @@ A program's result does not depend on what ends first:
 - All failures that one step catches are equal, so that it is no matter which of them climbs first.
 - Where failures are caught, the value of a plan waits for all its steps.
 - A step that begins with the first success of its inputs makes nothing of their values.
+- What a wait for some of many steps finds is different each time. Its one reader *gathers*: it
+  returns a wait for what was left and itself again, until it has all values, in whatever order.
 
 A failure that nobody catches fails the run. It stops when the run has been resumed often enough,
 so that in the end there is always a result.
@@ -19,12 +21,22 @@ from dataclasses import dataclass, field
 from random import Random
 from zlib import crc32
 
-from tests.graphs import CALL, packed, step
-from weftline.core.actions import Action, Wait, WaitKind
-from weftline.core.graph import Graph, Input, Join, OptionalInput, Step
+import msgspec
+
+from tests.graphs import CALL, LISTEN, packed, some, step
+from weftline.core.actions import Wait, WaitKind
+from weftline.core.graph import (
+    GivenInput,
+    Graph,
+    Input,
+    Join,
+    OptionalInput,
+    OuterInput,
+    Step,
+)
 from weftline.core.policy import Placement
 from weftline.core.run import NOTHING
-from weftline.core.values import Error, Packed, pack_caught, pack_list
+from weftline.core.values import Error, Packed, Split, pack, pack_caught, pack_list, unpack
 
 DEFAULT = packed("default")
 TOO_MUCH = Placement(num_cpus=1000.0)
@@ -57,7 +69,10 @@ class Node:
     delay_s: float = 0.0
     timeout_s: float | None = None
     holds: bool | None = None  # what its condition comes to
-    wait: Action | None = None
+    wait: Wait | None = None
+    gathers: str | None = None  # the name of the node that began to gather what it gathers
+    listens: bool = False
+    checkpoint: bool | None = None
     placement: Placement = field(default_factory=Placement)
     returns: "Plan | None" = None
 
@@ -73,10 +88,32 @@ class Node:
     def value(self, inputs: list[Packed]) -> Packed:
         """Its own value, in which every byte of its inputs counts."""
         if self.wait is not None:
-            return NOTHING
+            return signal_value(self.wait.name) if self.wait.name else NOTHING
         if self.join is Join.ONE_SUCCEEDED:
             inputs = []
-        return packed(crc32(b"|".join([self.name.encode(), *inputs])))
+        if self.gathers is not None:
+            inputs = sorted(inputs)
+        name = self.gathers or self.name
+        return packed(crc32(b"|".join([name.encode(), *inputs])))
+
+    def outcome(self, inputs: list[Packed]) -> "Packed | Graph":
+        """What it returns, unless it fails: its value, or the graph of further steps."""
+        if self.returns is not None:
+            return self.returns.graph()
+        return self.value(inputs) if self.gathers is None else self._gathered(inputs)
+
+    def _gathered(self, inputs: list[Packed]) -> "Packed | Graph":
+        *found, last = inputs
+        split = unpack(last)
+        assert isinstance(split, Split)
+        found += map(pack, split.ready)
+        if not split.left:
+            return self.value(found)
+        left = [OuterInput(number) for number in split.left]
+        given = [GivenInput(value) for value in found]
+        again = step(f"{self.gathers}.g{len(found)}", *given, 1)
+        wait = some(f"{self.gathers}.w{len(found)}", *left, count=1 + len(found) % 2)
+        return Graph(steps=[again, wait], output=0)
 
 
 @dataclass
@@ -108,7 +145,7 @@ class Plan:
             needs=[edge.source for edge in node.edges if edge.kind == "needs"],
             join=node.join,
             when=None if node.holds is None else "a condition",
-            action=node.wait or CALL,
+            action=node.wait or (LISTEN if node.listens else CALL),
             placement=node.placement,
             tries=node.tries,
             retry_delay_s=node.delay_s,
@@ -116,6 +153,7 @@ class Plan:
             retry_selected=node.is_selective,
             timeout_s=node.timeout_s,
             catch=node.catch,
+            checkpoint=node.checkpoint,
         )
 
 
@@ -126,6 +164,7 @@ class Outcome:
     kind: str  # value, skipped, failed (and somebody bears it), climbs
     value: Packed | None = None
     is_pair: bool = False
+    parts: list[Packed] | None = None  # what a wait for steps finds, all in all
 
 
 class Program:
@@ -136,10 +175,16 @@ class Program:
         self.nodes = {node.name: node for node in _all_nodes(plan)}
         self.graph = plan.graph()
         self.is_healing = any(
-            node.breaks and not node.catch and node.caught_by is None
+            (node.breaks and not node.catch and node.caught_by is None)
+            or (node.wait is not None and node.wait.name and node.wait.seconds is not None)
             for node in self.nodes.values()
         )
         """Whether a run of it may fail before it has its result."""
+        self.signals = [
+            node.wait.name for node in self.nodes.values() if node.wait and node.wait.name
+        ]
+        """Names of the signals that its runs wait for, as often as they do at most."""
+        self.is_gathering = any(node.gathers for node in self.nodes.values())
 
     def result(self) -> Packed:
         """The value of its runs, once they have one."""
@@ -157,6 +202,15 @@ def _all_nodes(plan: Plan) -> Iterator[Node]:
         yield node
         if node.returns is not None:
             yield from _all_nodes(node.returns)
+        if node.gathers is not None:
+            for count in range(len(plan.nodes)):
+                yield Node(f"{node.name}.g{count}", gathers=node.name, caught_by=node.caught_by)
+                yield Node(f"{node.name}.w{count}", wait=Wait(WaitKind.STEPS))
+
+
+def signal_value(name: str) -> Packed:
+    """What all signals of this name say."""
+    return packed(f"signal {name}")
 
 
 # -- the result ---------------------------------------------------------------------------------
@@ -195,6 +249,9 @@ def _node_outcome(
     kinds = [source.kind for source in sources]
     if "climbs" in kinds:
         return Outcome("climbs")
+    if node.wait is not None and node.wait.kind is WaitKind.STEPS:
+        found = {edge.source: ends[edge.source].value or NOTHING for edge in node.edges}
+        return Outcome("value", NOTHING, parts=list(found.values()))
     if node.join is Join.ONE_SUCCEEDED and sources and "value" not in kinds:
         if "failed" not in kinds:
             return Outcome("skipped")
@@ -214,8 +271,10 @@ def _node_outcome(
 def _inputs(node: Node, ends: dict[int, Outcome]) -> list[Packed]:
     inputs: list[Packed] = []
     for edge in node.edges:
-        value = ends[edge.source].value
-        if edge.kind == "value":
+        value, parts = ends[edge.source].value, ends[edge.source].parts
+        if parts is not None and edge.kind == "value":
+            inputs += parts
+        elif edge.kind == "value":
             inputs.append(value or NOTHING)
         elif edge.kind == "list":
             inputs.append(pack_list([value or NOTHING] * 2))
@@ -280,13 +339,17 @@ class Author:
         output: int | list[int] = 0
         if self._chance(0.15):
             output = [0] + [random.randrange(size) for _ in range(random.randint(0, 2))]
+        if self._chance(0.25):
+            self._gather(nodes, size, caught_by)
         self._join(nodes)
         for node in nodes:
             self._misbehave(node)
+        self._limit_signals(nodes)
         firsts = self._sources_of_first(nodes)
         for position, node in enumerate(nodes):
             returns = self._chance(0.6 if node.catch else 0.35)
-            if returns and position not in firsts and node.wait is None:
+            is_plain = node.wait is None and node.gathers is None and not node.listens
+            if returns and position not in firsts and is_plain:
                 if depth < 5 and self._left > 0:
                     node.returns = self._plan(node.name if node.catch else caught_by, depth + 1)
         plan = Plan(nodes, output)
@@ -299,25 +362,53 @@ class Author:
         node.catch = self._chance(0.25)
         if node.catch:
             node.caught_by = node.name
-        if not self._for_engine:
-            if self._chance(0.12):
-                node.holds = self._chance(0.5)
-            if self._chance(0.1):
-                is_timer = self._chance(0.5)
-                node.wait = (
-                    Wait(WaitKind.TIMER, seconds=random.choice([0.0, 5.0]))
-                    if is_timer
-                    else Wait(WaitKind.SIGNAL, name="news")
-                )
-        elif self._chance(0.1):
+        if self._chance(0.12):
+            node.checkpoint = self._chance(0.2)
+        if not self._for_engine and self._chance(0.12):
+            node.holds = self._chance(0.5)
+        if self._chance(0.1):
+            if self._chance(0.5):
+                node.wait = Wait(WaitKind.TIMER, seconds=random.choice([0.0, 0.5, 5.0]))
+            else:
+                node.wait = Wait(WaitKind.SIGNAL, name=random.choice(["news", "more"]))
+        elif self._for_engine and self._chance(0.1):
             node.placement = Placement(num_cpus=0.5)
+        elif self._for_engine and self._chance(0.05):
+            node.listens = True
         return node
 
+    def _gather(self, nodes: list[Node], size: int, caught_by: str | None) -> None:
+        """Let one of the nodes read what some others come to, who are waited for one by one."""
+        random = self._random
+        sources = [self._node(caught_by) for _ in range(random.randint(1, 4))]
+        seconds = random.choice([None, None, 0.5, 3.0])
+        waits = Node(
+            f"{sources[0].name}.w",
+            [Edge(size + 2 + n, "value") for n in range(len(sources))],
+            wait=Wait(WaitKind.STEPS, count=random.randint(1, len(sources)), seconds=seconds),
+            caught_by=caught_by,
+        )
+        name = f"{sources[0].name}.g"
+        gathers = Node(name, [Edge(size + 1, "value")], gathers=name, caught_by=caught_by)
+        nodes[random.randrange(size)].edges.append(Edge(size, random.choice(["value", "list"])))
+        nodes += [gathers, waits, *sources]
+
+    def _limit_signals(self, nodes: list[Node]) -> None:
+        """Some signals come too late for a while, where that fails the run and nothing else."""
+        for position, node in enumerate(nodes):
+            readers = [n for n in nodes if any(edge.source == position for edge in n.edges)]
+            is_borne = any(reader.join is not Join.ALL_SUCCEEDED for reader in readers)
+            is_signal = node.wait is not None and node.wait.name is not None
+            if is_signal and node.caught_by is None and not is_borne and self._chance(0.3):
+                assert node.wait is not None
+                node.wait = msgspec.structs.replace(node.wait, seconds=20.0)
+
     def _join(self, nodes: list[Node]) -> None:
-        for node in nodes:
+        joining = [n for n in nodes if n.gathers is None and n.wait is None]
+        for node in joining:
             if node.edges and self._chance(0.3):
                 node.join = Join.ALL_DONE
-        for node in nodes:
+        for node in joining:
             are_leaves = all(not nodes[edge.source].edges for edge in node.edges)
             if node.edges and are_leaves and self._chance(0.25):
                 node.join = Join.ONE_SUCCEEDED
@@ -349,9 +440,10 @@ class Author:
         node.delay_s = random.choice([0.0, 0.0, 0.5, 3.0])
         if self._chance(0.2):
             node.is_selective, node.is_matching = True, self._chance(0.7)
-        if node.breaks and node.caught_by is None:
-            # Few enough that most runs have a result without being resumed.
-            if self._healing_left == 0:
+        if node.breaks and (node.caught_by is None or node.gathers is not None):
+            # Few enough that most runs have a result without being resumed. (And whether it has
+            # begun to gather what fails must not matter.)
+            if self._healing_left == 0 or node.gathers is not None:
                 node.tries, node.is_matching = node.fails + 1, True
             else:
                 self._healing_left -= 1

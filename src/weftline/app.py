@@ -350,6 +350,11 @@ class App:
         Raises: ControllerUnavailable.
         """
         self.journal.change_count()
+        own = {run_id: self._rejoin(run_id) for run_id in run_ids if self._is_finishing(run_id)}
+        if own:
+            others = [run_id for run_id in run_ids if run_id not in own]
+            rest = iter(self.resume_many(others))
+            return [own[run_id] if run_id in own else next(rest) for run_id in run_ids]
         idle = {run_id for run_id in run_ids if self._is_left(run_id)}
         found = self._adopt(run_ids, is_resume=True)
         for at, run_id in enumerate(run_ids):
@@ -358,6 +363,17 @@ class App:
             if isinstance(found[at], WorkflowRunningError) and run_id in idle:
                 found[at] = None
         return found
+
+    def _is_finishing(self, run_id: str) -> bool:
+        """Whether it is a failed run of which steps still run here: they are not begun anew."""
+        return self._shared is not None and self._shared.engine.drives(run_id) is False
+
+    def _rejoin(self, run_id: str) -> WeftlineError | None:
+        """Let such a run go on here; a controller does when this process ends."""
+        answer = _Answer(lambda news: None)
+        engine = self.open_engine().engine
+        engine.rejoin(run_id, answer.listen, detached=True, on_accepted=answer.accept)
+        return answer.wait()
 
     def _is_left(self, run_id: str) -> bool:
         """Whether it is a run that controllers drive, and none does."""

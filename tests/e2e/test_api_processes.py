@@ -589,7 +589,8 @@ def test_a_run_that_changes_while_it_is_taken_over_is_read_again(
             return found
 
         weftline.app.read_run = read_and_wait
-        print(workflow.resume("an id").result())
+        app = weftline.app.home()
+        print(app.result_of("an id", app.proceed("an id").wait()))
         """,
         reading.path,
     )

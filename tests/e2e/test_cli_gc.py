@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,14 @@ import pytest
 
 from tests.e2e.commands import FLOW, Terminal, Weft
 from tests.e2e.conftest import Gate
+from weftline.adapters.journal.inspection import Inspection
+from weftline.adapters.journal.sqlite import SqliteJournal
+from weftline.adapters.journal.upkeep import SqliteUpkeep
+from weftline.adapters.objects.local import LocalObjectStore
+from weftline.adapters.objects.local_upkeep import LocalUpkeep
+from weftline.cli.checks import Level, check_objects
+from weftline.upkeep.leftovers import Leftovers
+from weftline.upkeep.tidying import AGES, Tidying
 
 MORE = """
 @workflow.step(name="large")
@@ -26,6 +36,9 @@ def size(content, gate=None):
 
 def sized(n: int = 100_000, gate: str = ""):
     return size.step(large.step(n), gate)
+
+def passing(gate: str = ""):
+    return size.step(large.options(checkpoint=False).step(100_000), gate)
 """
 EMPTY = {"number": 0, "bytes": 0}
 DAY = 86_400
@@ -100,6 +113,37 @@ def test_what_a_deleted_run_needed_goes_into_the_trash_and_a_day_later_for_good(
     assert stored(weft) == [each for each in before if each != thrown.removeprefix("trash/")]
     assert weft("runs", "output", "kept") == ("100000\n", "")
     assert weft.json("doctor", "--full")["is_sound"]
+
+
+def test_volatile_values_go_when_their_run_has_ended(weft: Weft, gate: Gate) -> None:
+    waiting = weft.start("run", "flow.py:passing", "-p", f"gate={gate.path}", "--id", "a", "-q")
+    gate.wait_for()
+    age(weft)
+    assert removed(weft) == {}
+    gate.open()
+    assert weft.end(waiting)[0] == "100000\n"
+    (volatile,) = [each for each in stored(weft) if each.startswith("volatile/")]
+    assert set(removed(weft)) == {"trashed", "in_trash"}
+    age(weft)
+    assert removed(weft)["erased"]["number"] == 1
+    assert not any(volatile in each for each in stored(weft))
+    assert weft.json("doctor")["is_sound"]
+    # It is no loss in a run that is not among those that were read first either.
+    journal, inspection = SqliteJournal(home_of(weft)), Inspection(home_of(weft))
+    objects = LocalObjectStore(home_of(weft) / "objects")
+    try:
+        for level in (Level.OK, Level.BAD):
+            check = check_objects(
+                objects, journal, inspection, set(), full=False, progress=lambda done, total: None
+            )
+            assert check.level is level
+            weft("run", "flow.py:sized", "--id", "b", "-p", "n=200000", "-q")
+            objects.delete(
+                max(stored(weft), key=lambda each: (objects.root / each).stat().st_size)[3:]
+            )
+    finally:
+        journal.close()
+        inspection.close()
 
 
 def test_what_is_needed_again_comes_out_of_the_trash(weft: Weft) -> None:
@@ -180,6 +224,80 @@ def test_a_run_that_goes_on_loses_nothing(weft: Weft, gate: Gate) -> None:
     assert weft.json("doctor", "--full")["is_sound"]
 
 
+def test_runs_are_not_disturbed_by_being_tidied_up_all_the_time(weft: Weft) -> None:
+    weft.write(
+        "many.py",
+        """
+        from weftline import workflow
+
+        @workflow.step(name="made")
+        def made(n, content=b""):
+            return bytes([n]) * 50_000 + content[:50_000]
+
+        @workflow.step(name="total")
+        def total(contents):
+            return sum(map(sum, contents))
+
+        def main(fan: int = 40):
+            first = [made.step(n % 3) for n in range(fan)]
+            return total.step([made.step(1, each) for each in first])
+        """,
+    )
+    # What is new goes into the trash as well, so that whoever reads it has to bring it back.
+    ages = AGES._replace(object_s=0.0, log_s=0.0, dead_writer_s=0.0)
+    (home_of(weft) / "objects").mkdir(parents=True)
+    running = [weft.start("run", "many.py", "--id", f"r{n}", "-q") for n in range(2)]
+    thrown = 0
+    journal = SqliteUpkeep(home_of(weft))
+    try:
+        while any(process.poll() is None for process in running):
+            objects = LocalUpkeep(LocalObjectStore(home_of(weft) / "objects"))
+            tidying = Tidying(journal, objects, Leftovers(home_of(weft)), journal, ages=ages)
+            thrown += tidying.tidy().trashed.number
+    finally:
+        journal.close()
+    value = sum((n % 3) * 50_000 + 50_000 for n in range(40))
+    for process in running:
+        assert weft.end(process)[0] == f"{value}\n"
+    assert thrown > 0
+    assert weft.json("doctor", "--full")["is_sound"]
+
+
+def test_what_was_put_and_no_run_uses_is_kept_for_a_day(weft: Weft) -> None:
+    weft.write(
+        "keep.py",
+        """
+        import pickle, sys, weftline
+        if sys.argv[1] == "put":
+            pickle.dump(weftline.put("x" * 50), open("ref", "wb"))
+        else:
+            print(weftline.get(pickle.load(open("ref", "rb"))))
+        """,
+    )
+
+    def keep(word: str) -> str:
+        return subprocess.run(
+            [sys.executable, "keep.py", word],
+            cwd=weft.folder,
+            env=weft.environ,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+
+    weft("run", "flow.py:scored", "-q")
+    keep("put")
+    assert removed(weft) == {}
+    age(weft)
+    assert removed(weft)["trashed"]["number"] == 1
+    assert keep("get") == "x" * 50 + "\n"
+    assert removed(weft) == {}
+    age(weft)
+    assert removed(weft)["trashed"]["number"] == 1
+    age(weft)
+    assert removed(weft)["erased"]["number"] == 1
+
+
 def test_logs_stay_as_long_as_a_run_names_them(weft: Weft) -> None:
     weft("run", "flow.py", "--id", "a", "-q")
     age(weft)
@@ -212,9 +330,11 @@ def test_vacuum_gives_back_what_deleted_runs_left_free(weft: Weft) -> None:
 
 
 def test_objects_of_another_home_are_left_alone(weft: Weft) -> None:
-    shared = {"WEFTLINE_DATABASE": str(weft.folder / "other"), "WEFTLINE_STORAGE": ""}
-    shared["WEFTLINE_STORAGE"] = str(home_of(weft))
-    weft.end(weft.start("run", "flow.py:sized", "--id", "theirs", "-q", **shared))
+    def theirs(*words: str) -> tuple[str, str]:
+        other, storage = str(weft.folder / "other"), str(home_of(weft))
+        return weft(*words, WEFTLINE_DATABASE=other, WEFTLINE_STORAGE=storage)
+
+    theirs("run", "flow.py:sized", "--id", "theirs", "-q")
     weft("run", "flow.py", "--id", "ours", "-q")
     weft("runs", "delete", "ours", "--yes")
     age(weft)
@@ -222,13 +342,10 @@ def test_objects_of_another_home_are_left_alone(weft: Weft) -> None:
     out, err = weft("gc")
     assert f"other homes keep theirs with them: {weft.folder / 'other'}" in err
     assert "objects" not in out
-    _, err = weft.end(weft.start("gc", **shared))
+    _, err = theirs("gc")
     assert f"other homes keep theirs with them: {home_of(weft)}" in err
     assert stored(weft) == before
-    assert (
-        weft.end(weft.start("runs", "output", "theirs", "--step", "size", **shared))[0]
-        == "100000\n"
-    )
+    assert theirs("runs", "output", "theirs", "--step", "size")[0] == "100000\n"
 
 
 def test_a_home_that_is_not_there_has_nothing_to_remove(weft: Weft) -> None:

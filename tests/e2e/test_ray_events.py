@@ -221,7 +221,7 @@ def test_types() -> None:
 
     for wrong in (NoListener, Unfinished, "Flag", None, object(), Flag()):
         with pytest.raises(TypeError, match=r"EventListener|poll_for_event"):
-            workflow.wait_for_event(wrong)  # type: ignore[arg-type]
+            workflow.wait_for_event(wrong)
 
 
 # -- what else is said of events and sleep ------------------------------------------------------

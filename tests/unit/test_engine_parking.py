@@ -5,18 +5,14 @@ import logging
 import pytest
 
 from tests.desk import Desk
-from tests.graphs import method, packed, signal, step, timer
-from weftline.core.actions import PythonCall
+from tests.graphs import LISTEN, method, packed, signal, step, timer
 from weftline.core.events import RunStatus
 from weftline.core.graph import Step
 from weftline.core.run import StepStatus
-from weftline.core.values import Object
 from weftline.engine.active import Committed, Ended
 from weftline.engine.engine import LAY_DOWN_STEPS, PARK_AFTER_S
 from weftline.errors import WorkflowError, WorkflowRunningError
 from weftline.ports import Entry, InboxKind, Printed, Started, Succeeded
-
-LISTEN = PythonCall(function=Object("d" * 64, "code", 1), arguments=b"", listens=True)
 
 
 def listener(name: str) -> Step:

@@ -12,17 +12,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from weftline.adapters.journal.inspection import Inspection
+from msgspec import DecodeError
+
+from weftline.adapters.journal.inspection import HeldObject, Inspection
 from weftline.adapters.journal.sqlite import SqliteJournal
 from weftline.cli.processes import EngineProcess, engines_in, strays_of
 from weftline.cli.terminal import byte_count, command, count
-from weftline.core.events import Event, RunStatus, StepSucceeded
+from weftline.core.events import Event, RunStatus, StepSucceeded, decode_event
 from weftline.core.run import Run
 from weftline.core.values import ListOf, Object, Value, unpack
 from weftline.engine.active import ActiveRun
 from weftline.engine.recovery import RunReader
 from weftline.errors import StorageError, WorkflowNotFoundError
-from weftline.ports import ObjectStore, RunRecord
+from weftline.ports import Journal, ObjectStore, RunRecord
 
 SAMPLED_RUNS = 1000
 """So many of the newest runs are read, unless all are."""
@@ -225,6 +227,7 @@ def check_graphs(inspection: Inspection) -> Check:
 
 def check_objects(
     objects: ObjectStore,
+    journal: Journal,
     inspection: Inspection,
     volatile: set[str],
     *,
@@ -237,7 +240,10 @@ def check_objects(
     for number, each in enumerate(held):
         progress(number, len(held))
         problem = _problem_of(objects, each.name, full=full)
-        if problem is not None and not (each.name in volatile and not objects.exists(each.name)):
+        if problem is None:
+            continue
+        is_volatile = each.name in volatile or _is_volatile(journal, each)
+        if not is_volatile or objects.exists(each.name):
             others = f" and {each.runs - 1:,} more" if each.runs > 1 else ""
             details.append(f"object {each.name} of run {each.run_id!r}{others} {problem}")
     if details:
@@ -249,6 +255,16 @@ def check_objects(
         return Check("objects", Level.BAD, text, details, advice)
     how = "there and unchanged" if full else "there"
     return Check("objects", Level.OK, f"{count(len(held), 'object')} that runs hold: all {how}")
+
+
+def _is_volatile(journal: Journal, held: HeldObject) -> bool:
+    """Whether the object is one that the run holding it need not find any more."""
+    found = journal.read(held.run_id)
+    try:
+        events = [] if found is None else [decode_event(entry.body) for entry in found[1]]
+    except DecodeError:  # what is wrong with the run is told with the runs
+        return False
+    return any(held.name in volatile_objects(event) for event in events)
 
 
 def _problem_of(objects: ObjectStore, name: str, *, full: bool) -> str | None:

@@ -96,7 +96,12 @@ def _checks(
             yield _guarded(
                 "objects",
                 lambda: check_objects(
-                    objects, inspection, read.volatile, full=full, progress=objects_progress
+                    objects,
+                    journal,
+                    inspection,
+                    read.volatile,
+                    full=full,
+                    progress=objects_progress,
                 ),
             )
             yield check_interpreters(read.left)

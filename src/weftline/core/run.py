@@ -238,6 +238,7 @@ class Run:
         self._edges: dict[int, int] = {}  # waits for steps, and how many inputs each began with
         self._dooms: dict[int, list[int]] = {}  # a failed step, and all that get no value by it
         self._hopeless: dict[int, list[int]] = {}  # the same the other way round
+        self._causes: dict[int, list[int]] = {}  # failed waits, and the failures they failed of
         self._undelivered = 0  # calls of an actor that have no result yet
         self._has_volatile = False
         self._writer: int | None = None  # the actor's step that has the state, or gets it next
@@ -747,6 +748,7 @@ class Run:
         dropped = [step.number for step in self.steps if step.may_begin]
         for named in (self._later, self._calls, self._waiting_for, self._edges, self._dooms):
             named.clear()
+        self._causes.clear()
         self.volatile.clear()
         self.undecided.clear()
         self._hopeless.clear()
@@ -883,6 +885,8 @@ class Run:
                     reader.waiting_on += 1
                     if reader.status is not RUNNING:
                         reader.joined, reader.due_at = False, None
+                        if reader.number in self.undecided:
+                            self.undecided.remove(reader.number)
                     if reader.status is READY:
                         reader.status = WAITING
             step.waiting_on = sum(not self._has_ended(n) for n in self._sources_of(step))
@@ -1046,21 +1050,24 @@ class Run:
             readers = self._readers_of(step.number)
             catcher = self._catcher(step)
             is_late = catcher is not None and catcher.is_ended
-            following = [each for each in map(self.steps.__getitem__, readers) if not each.is_ended]
+            following: list[StepState] = []
             if step.number in scope.outputs:
                 owner = self.scopes[scope.head].owner
                 if owner is None or (self.steps[owner].spec.policy.catch and not is_late):
                     return list(doomed), step
-                following += [] if self.steps[owner].is_ended else [self.steps[owner]]
+                following.append(self.steps[owner])
             elif not readers and not is_late:
                 return list(doomed), step
-            for each in following:
-                if _does_without(each, step) or each.number in doomed:
+            for reader in map(self.steps.__getitem__, readers):
+                if reader.is_ended or _does_without(reader, step):
                     continue
-                if each.spec.join is not Join.ALL_SUCCEEDED and not is_late:
-                    return list(doomed), each  # it bears a failure, not what lies behind one
-                doomed[each.number] = None
-                left.append(each)
+                if reader.spec.join is not Join.ALL_SUCCEEDED and not is_late:
+                    return list(doomed), reader  # it bears a failure, not what lies behind one
+                following.append(reader)
+            for each in following:
+                if not each.is_ended and each.number not in doomed:
+                    doomed[each.number] = None
+                    left.append(each)
         return list(doomed), None
 
     def _go_without(self, step: StepState, causes: list[StepState]) -> None:
@@ -1085,12 +1092,14 @@ class Run:
     def _doom(self, doomed: list[int], failed: StepState) -> None:
         """These steps get no value because of the failure; who does without knows it now."""
         self._dooms.setdefault(failed.number, [failed.number]).extend(doomed)
+        readers: list[int] = []
         for number in doomed:
             known = self._hopeless.setdefault(number, [])
+            if not known:
+                readers += self._bearing_readers(number)
             if failed.number not in known:
                 known.append(failed.number)
-            if len(known) == 1:
-                self._count_down(self._bearing_readers(number), FAILED)
+        self._count_down(readers, FAILED)
 
     def _bearing_readers(self, number: int) -> list[int]:
         step = self.steps[number]
@@ -1098,10 +1107,13 @@ class Run:
 
     def _reopen(self, failed: Iterable[StepState]) -> None:
         """Nobody bears these failures after all: they are open again, for a resume to try
-        afresh."""
-        for each in failed:
+        afresh, and what they failed of as well."""
+        opening = list(failed)
+        while opening:
+            each = opening.pop(0)
             if each.number in self._open_failures:
                 continue
+            opening += [self.steps[n] for n in self._causes.pop(each.number, ())]
             self._open_failures.append(each.number)
             self.unfinished += 1
             for number in dict.fromkeys(self._dooms.pop(each.number, (each.number,))):
@@ -1166,6 +1178,8 @@ class Run:
         if step.spec.policy.catch:
             self._end(step, SUCCESSFUL, pack_caught(None, error), at)
             return
+        if causes:
+            self._causes[step.number] = [each.number for each in causes]
         readers = [self.steps[n] for n in step.dependents or ()]
         is_output = step.number in self.scopes[step.scope].outputs
         step.status = FAILED  # as whoever does without it must see it
@@ -1201,6 +1215,8 @@ class Run:
         a resume tries its causes afresh."""
         catcher = self._catcher(origin)
         number = causes[0].number if causes else failed.number
+        while number in self._causes:
+            number = self._causes[number][0]
         if catcher is None:
             self._reopen(causes)
             finished = RunFinished(status=RunStatus.FAILED, error=error, step=number)

@@ -224,10 +224,6 @@ class ActiveRun:
     def tell(self, news: News) -> None:
         for listener in self.listeners:
             listener(news)
-        if isinstance(news, Gone):
-            for waiting in self.step_listeners.values():
-                for listener in waiting:
-                    listener(news)
 
     def tell_step(self, name: str, news: News) -> None:
         """Tell those who wait for the end of this step, for good."""

@@ -252,11 +252,12 @@ class Engine:
         run_id: str,
         listener: Listener,
         *,
+        detached: bool = False,
         forward: bool = False,
         on_accepted: Callable[[], object] | None = None,
     ) -> None:
         """Let an own run go on that failed while steps of it are still running here."""
-        self._put(lambda: self._rejoin(run_id, listener, forward, on_accepted))
+        self._put(lambda: self._rejoin(run_id, listener, detached, forward, on_accepted))
 
     def look(self) -> None:
         """There may be news in the inbox. Nobody is told when nothing is driven here any more."""
@@ -799,8 +800,7 @@ class Engine:
         for name in list(active.step_listeners):
             ended = Ended.find(active.run, name)
             if ended is not None:
-                for listener in active.step_listeners.pop(name):
-                    listener(ended)
+                active.tell_step(name, ended)
 
     def _tell_ending(self, active: ActiveRun, ending: Ended) -> None:
         run = active.run
@@ -834,7 +834,7 @@ class Engine:
         if is_told and not (run.is_open or active.attempts or self._has_unwritten(active)):
             self._forget(active)
             # Who still watches asks for a step that the run does not have.
-            active.tell(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
+            active.tell_all(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
 
     def _stall(self, error: StorageError) -> None:
         """Nothing can be written: start nothing, keep what is known, try again, and tell."""
@@ -1257,6 +1257,7 @@ class Engine:
         self,
         run_id: str,
         listener: Listener,
+        detached: bool,
         forward: bool,
         on_accepted: Callable[[], object] | None,
     ) -> None:
@@ -1269,7 +1270,7 @@ class Engine:
             return
         active.listeners.append(listener)
         active.forward, active.on_accepted = forward, on_accepted
-        active.takes = True
+        active.takes, active.detaches = True, detached
         self._turns.take_anyway(active)
         self._record(active, RunResumed())
         self._set_timer(active)

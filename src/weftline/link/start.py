@@ -20,16 +20,19 @@ from weftline.errors import ControllerUnavailable
 from weftline.wire import MARKER
 
 READY_WITHIN_S = 30.0
+_TRIES = 3  # something may have killed it while it was starting
 
 # The first process ends at once, so that the controller is nobody's child. Paths are added behind
 # the others: the controller has no business with what a user's folder holds.
 _BOOT = (
     "import os, sys\n"
     "if os.fork(): os._exit(0)\n"
-    f"os.closerange({READY_FD + 1}, os.sysconf('SC_OPEN_MAX'))\n"
+    "for each in map(int, os.listdir('/proc/self/fd')):\n"
+    "    try: os.close(each) if each > int(sys.argv[2]) else None\n"
+    "    except OSError: pass\n"
     "os.umask(0o077)\n"
     "os.chdir(sys.argv[1])\n"
-    "sys.path += [each for each in sys.argv[2:] if each not in sys.path]\n"
+    "sys.path += [each for each in sys.argv[3:] if each not in sys.path]\n"
     "from weftline.controller.demand import main\n"
     "main()\n"
 )
@@ -42,25 +45,39 @@ def start_controller(home: Path, variables: Mapping[str, str]) -> None:
     """Start one, and wait until it is ready, or another one has come first.
 
     `variables` say which home it is, and what it was told.
-    Raises: ControllerUnavailable when it ends before that.
+    Raises: ControllerUnavailable when it ends before that, also when tried again.
     """
+    for _ in range(_TRIES):
+        is_told, answer = _start(home, variables)
+        if answer:
+            return
+        if not is_told:
+            break
+    why = "ended at once" if is_told else f"was not ready after {READY_WITHIN_S:g} s"
+    raise ControllerUnavailable(
+        f"the controller of {home} {why}: see {log_path(home)}{_last_line(home)}"
+    )
+
+
+def _start(home: Path, variables: Mapping[str, str]) -> tuple[bool, bytes]:
+    """Whether anything became of it in time, and what it said; nothing when it has ended."""
     ours, theirs = os.pipe()
     try:
         pid = _spawn(home, variables, theirs)
+    except BaseException:
+        os.close(ours)
+        raise
     finally:
         os.close(theirs)
     try:
-        is_told = bool(select.select([ours], [], [], READY_WITHIN_S)[0])
-        answer = os.read(ours, 64) if is_told else b""
+        told = select.poll()
+        told.register(ours, select.POLLIN)
+        is_told = bool(told.poll(READY_WITHIN_S * 1000))
+        return is_told, os.read(ours, 64) if is_told else b""
     finally:
         os.close(ours)
         with contextlib.suppress(ChildProcessError):  # a program may collect its children itself
             os.waitpid(pid, 0)
-    if not answer:
-        why = "ended at once" if is_told else f"was not ready after {READY_WITHIN_S:g} s"
-        raise ControllerUnavailable(
-            f"the controller of {home} {why}: see {log_path(home)}{_last_line(home)}"
-        )
 
 
 def _spawn(home: Path, variables: Mapping[str, str], ready: int) -> int:
@@ -71,7 +88,7 @@ def _spawn(home: Path, variables: Mapping[str, str], ready: int) -> int:
         source = fcntl.fcntl(ready, fcntl.F_DUPFD_CLOEXEC, _LOWEST_SOURCE_FD)
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-P", "-c", _BOOT, str(home), *_paths()],
+            [sys.executable, "-P", "-c", _BOOT, str(home), str(READY_FD), *_paths()],
             _environment(variables),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
