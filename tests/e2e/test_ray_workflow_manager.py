@@ -3,12 +3,11 @@
 Each test is named after its row in Ray's own suite (`test_workflow_manager.py` there).
 """
 
-from pathlib import Path
-from typing import Any
+# What a class decorator returns is of no account to mypy.
+# mypy: disable-error-code="attr-defined"
 
 import pytest
 
-import weftline
 from tests.e2e.conftest import PATIENCE_S, Gate, Scripts, eventually, in_background, pass_gate
 from weftline import workflow
 
@@ -28,75 +27,91 @@ def test_workflow_manager_simple(scripts: Scripts) -> None:
     assert said == "[]\nNo such workflow_id nobody\n"
 
 
-def ids(run_id: str, wanted: Any) -> set[str]:
-    """The runs of a test that have one of these statuses."""
-    found = workflow.list_all(wanted)
-    assert len(dict(found)) == len(found)
-    return {one for one, _ in found if one.startswith(f"{run_id} ")}
+MANY = """
+    import os
+    import sys
+    import weftline
+    from weftline import workflow
 
+    gate, mended = sys.argv[1], Path("mended")
 
-@pytest.mark.usefixtures("home")
-def test_workflow_manager(run_id: str, tmp_path: Path, gate: Gate) -> None:
-    path, mended = gate.path, tmp_path / "mended"
+    def let_through(count):
+        go = os.open(os.path.join(gate, "go"), os.O_RDWR)
+        os.write(go, b"." * count)
+        os.close(go)
+
+    def ids(wanted):
+        found = workflow.list_all(wanted)
+        assert len(dict(found)) == len(found)
+        return set(dict(found))
+
+    def failure_of(handle):
+        return repr(handle.exception())
 
     @workflow.step
-    def wait_and_judge(number: int) -> int:
-        pass_gate(path)
+    def wait_and_judge(number):
+        pass_gate(gate)
         if number % 2 == 0 and not mended.exists():
             raise ValueError(f"{number} is even")
         return number
 
-    names = [f"{run_id} {number}" for number in range(100)]
+    names = [str(number) for number in range(100)]
     every, even = set(names), set(names[::2])
     handles = [wait_and_judge.step(n).run_async(name) for n, name in enumerate(names)]
-    # At once, and whether or not there is a free worker.
-    assert ids(run_id, "RUNNING") == every
-    assert ids(run_id, {"FAILED", "SUCCESSFUL"}) == set()
+
+    # RUNNING at once, and whether or not there is a free worker.
+    assert ids("RUNNING") == every
+    assert ids({"FAILED", "SUCCESSFUL"}) == set()
     assert not any(handle.done() for handle in handles)
-    gate.open(100)
+    let_through(100)
     for number, handle in enumerate(handles):
         if number % 2:
-            assert handle.result(PATIENCE_S) == number
+            assert handle.result() == number
         else:
-            with pytest.raises(ValueError, match=f"{number} is even"):
-                handle.result(PATIENCE_S)
+            assert failure_of(handle) == f"ValueError('{number} is even')"
 
-    assert ids(run_id, None) == every
+    assert ids(None) == every
     for failed in ("FAILED", workflow.FAILED, {"FAILED"}, {workflow.FAILED, "RUNNING"}):
-        assert ids(run_id, failed) == even
+        assert ids(failed) == even
     for finished in ("SUCCESSFUL", workflow.WorkflowStatus.SUCCESSFUL, [workflow.SUCCESSFUL]):
-        assert ids(run_id, finished) == every - even
-    assert ids(run_id, "RUNNING") == ids(run_id, set()) == set()
+        assert ids(finished) == every - even
+    assert ids("RUNNING") == ids(set()) == set()
     for wrong in ("ENDED", 1, ["FAILED", 1]):
-        with pytest.raises(TypeError):
-            workflow.list_all(wrong)  # type: ignore[arg-type]
+        try:
+            workflow.list_all(wrong)
+        except TypeError:
+            continue
+        raise AssertionError(wrong)
 
     # One is resumed, and ends well.
     mended.touch()
-    resumed = workflow.resume(names[0])
-    assert workflow.get_status(names[0]) == "RUNNING"
-    gate.open()
-    assert resumed.result(PATIENCE_S) == 0
-    assert workflow.get_status(names[0]) == "SUCCESSFUL"
-    assert ids(run_id, "FAILED") == even - {names[0]}
+    resumed = workflow.resume("0")
+    assert workflow.get_status("0") == "RUNNING"
+    let_through(1)
+    assert resumed.result() == 0
+    assert workflow.get_status("0") == "SUCCESSFUL"
+    assert ids("FAILED") == even - {"0"}
 
     # Another one is resumed, and canceled.
-    resumed = workflow.resume(names[2])
-    workflow.cancel(names[2])
-    assert workflow.get_status(names[2]) == "CANCELED"
-    with pytest.raises(workflow.WorkflowCanceledError):
-        resumed.result(PATIENCE_S)
+    resumed = workflow.resume("2")
+    workflow.cancel("2")
+    assert workflow.get_status("2") == "CANCELED"
+    assert failure_of(resumed).startswith("WorkflowCanceledError")
 
-    # All others are resumed at once; what is canceled is left alone.
-    found = workflow.resume_all(include_failed=True)
-    ours = {name: handle for name, handle in found if name in every}
-    assert ids(run_id, "RUNNING") == set(ours) == even - {names[0], names[2]}
-    assert len(ours) == 48
-    gate.open(48)
-    values = weftline.get(list(ours.values()), timeout=PATIENCE_S)
-    assert sorted(values) == list(range(4, 100, 2))
-    assert ids(run_id, "SUCCESSFUL") == every - {names[2]}
-    assert ids(run_id, "CANCELED") == {names[2]}
+    # All others are resumed at once; what was canceled is left alone.
+    assert workflow.resume_all() == []
+    found = dict(workflow.resume_all(include_failed=True))
+    assert ids("RUNNING") == set(found) == even - {"0", "2"}
+    assert len(found) == 48
+    let_through(48)
+    assert sorted(weftline.get(list(found.values()))) == list(range(4, 100, 2))
+    assert ids("SUCCESSFUL") == every - {"2"}
+    assert ids("CANCELED") == {"2"}
+    """
+
+
+def test_workflow_manager(scripts: Scripts, gate: Gate) -> None:
+    scripts.run(MANY, gate.path)
 
 
 @pytest.mark.usefixtures("home")
@@ -110,7 +125,7 @@ def test_runs_of_this_process_are_running_without_a_free_worker(run_id: str, gat
 
     names = {f"{run_id} {number}" for number in range(20)}
     runs = [in_background(wait.step(n).run, f"{run_id} {n}") for n in range(20)]
-    eventually(lambda: ids(run_id, "RUNNING") == names, "all of them are RUNNING")
+    eventually(lambda: names <= set(dict(workflow.list_all("RUNNING"))), "all are RUNNING")
     gate.open(20)
     assert [run.result(PATIENCE_S) for run in runs] == list(range(20))
 
@@ -153,4 +168,3 @@ def test_actor_manager(run_id: str, gate: Gate) -> None:
         gate.open()
         assert writers[at].result(PATIENCE_S) == at + 1
     assert workflow.get_status(run_id) == "SUCCESSFUL"
-    assert run_id not in dict(workflow.resume_all(include_failed=True))
