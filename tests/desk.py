@@ -247,8 +247,15 @@ class Desk:
         self.engine.adopt(recorded, self.hear(run_id), **options)
         self.turn()
 
-    def watch(self, run_id: str, name: str | None = None, ear: str = "watch") -> None:
-        self.engine.watch(run_id, name, self.hear(ear))
+    def watch(
+        self,
+        run_id: str,
+        name: str | None = None,
+        ear: str = "watch",
+        *,
+        is_expected: bool = False,
+    ) -> None:
+        self.engine.watch(run_id, name, self.hear(ear), is_expected=is_expected)
         self.turn()
 
     def post(self, run_id: str, kind: InboxKind, body: bytes = b"null") -> None:

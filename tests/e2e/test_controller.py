@@ -800,3 +800,32 @@ def test_a_run_that_cannot_be_read_harms_no_other(home: Home, gate: Gate) -> Non
     begin(home, gate, "s")
     home.wait_for("s", RunStatus.SUCCESSFUL)
     assert "run r is not taken over" in log_path(home.path).read_text()
+
+
+def test_a_stopped_owner_that_comes_back_after_its_runs_were_adopted_changes_nothing(
+    home: Home, gate: Gate
+) -> None:
+    begin(home, gate)
+    owner = home.run("r").engine
+    first = home.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    # A stopped process keeps its locks. What could take them from it, a file system that comes
+    # back after the machine was thought dead, is done by hand here.
+    (home.path / LOCK).unlink()
+    (home.path / "engines" / f"{owner}.lock").unlink()
+    home.start()
+    assert gate.wait_for(1) == ["second"]  # begun again, by another engine
+    assert home.run("r").engine != owner
+    gate.open(2)
+    home.wait_for("r", RunStatus.SUCCESSFUL)
+    told = home.app.journal.read("r")
+    handle = os.pidfd_open(first)
+    os.kill(first, signal.SIGCONT)
+    # It finds that its place was taken, and ends; what it was about to write is refused.
+    assert select.select([handle], [], [], PATIENCE_S)[0]
+    os.close(handle)
+    assert home.app.journal.read("r") == told
+    assert home.pid not in (None, first)
+    assert notes(home.scripts.folder / "first") == ["x"]
+    assert notes(home.scripts.folder / "second") == ["x"]

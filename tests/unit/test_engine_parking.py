@@ -363,7 +363,7 @@ def test_an_actor_whose_caller_still_waits_or_that_is_paused_lays_nothing_down(
     assert "ActorRested" not in desk.journal.kinds("r")
     desk.post("r", InboxKind.CONTINUE)
     desk.turn()
-    desk.watch("r", "somebody's call")
+    desk.watch("r", "somebody's call", is_expected=True)
     desk.call("r", method("add"))
     desk.turn()
     before = desk.journal.kinds("r").count("ActorRested")

@@ -1,12 +1,15 @@
 """What a run waits for, told from nothing but its events."""
 
-from tests.graphs import CALL, Book, graph, step, timer
+from msgspec import Raw
+
+from tests.graphs import CALL, Book, graph, packed, step, timer
 from weftline.core.actions import PythonCall, Wait, WaitKind
 from weftline.core.events import (
     CancelRequested,
     PauseChanged,
     Quarantined,
     RunStatus,
+    SignalReceived,
 )
 from weftline.core.policy import Placement
 from weftline.core.waiting import Waiting, WaitingFor, waits_of
@@ -41,7 +44,7 @@ def test_timers_signals_and_waits_for_steps_are_told_with_their_ends() -> None:
             timer("sleep", 60.0),
             timer("sleep", 60.0),
             step("ask", action=signal),
-            step("some", action=some),
+            step("some", 1, 2, action=some),
         )
     )
     book.begin_wait("sleep")
@@ -55,7 +58,7 @@ def test_timers_signals_and_waits_for_steps_are_told_with_their_ends() -> None:
         Waiting(kind=WaitingFor.SIGNAL, steps=("ask",), since=began + 2, name="approve"),
         Waiting(kind=WaitingFor.STEPS, steps=("some",), since=began + 3, count=2),
     ]
-    book.end_wait("ask", "yes")
+    book.record(SignalReceived("approve", Raw(packed("yes"))))
     assert [each.kind for each in waits(book)] == ["timer", "timer", "steps"]
 
 

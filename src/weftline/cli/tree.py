@@ -222,7 +222,8 @@ class Tree:
             self._close(event.step, at)
         elif isinstance(event, RunAdopted):
             self.stop()
-        elif isinstance(event, RunFinished) and event.status is RunStatus.CANCELED:
+        elif isinstance(event, RunFinished) and event.status is not RunStatus.FAILED:
+            # One that succeeded may have left steps that nobody waited for any more.
             for step, state in enumerate(self.states):
                 if state < DONE:
                     self._set(step, CANCELED, at)
