@@ -446,7 +446,8 @@ class App:
 
         Raises: WorkflowNotFoundError.
         """
-        if self._is_over(self.get_run(run_id)):
+        record = self.get_run(run_id)
+        if record.summary.status is RunStatus.CANCELED or self._is_over(record):
             return
         self.post(run_id, InboxKind.CANCEL, b"null")
         deadline = time.monotonic() + timeout_s
@@ -466,7 +467,15 @@ class App:
         return not self._is_over(record)
 
     def pause(self, run_id: str) -> None:
-        """Start no further step of the run. Raises: WorkflowNotFoundError."""
+        """Start no further step of the run.
+
+        Raises: WorkflowNotFoundError, WorkflowNotResumableError when it has ended.
+        """
+        record = self.get_run(run_id)
+        status = record.summary.status
+        if status in (RunStatus.FAILED, RunStatus.CANCELED) or self._is_over(record):
+            text = f"run {run_id!r} is {status}: it has no step left that could be held back"
+            raise WorkflowNotResumableError(text, run_id)
         self.post(run_id, InboxKind.PAUSE, b"null")
 
     def unpause(self, run_id: str) -> None:

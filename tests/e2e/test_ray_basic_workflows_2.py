@@ -2,6 +2,7 @@
 
 Each test is named after its row in Ray's own suite (`test_basic_workflows_2.py` there). Chosen
 departures are tested in place of Ray's: `init` is implied, and a home belongs to a process.
+What was `test_wf_run` and `test_wf_no_run` here in 1.7 stands in `test_ray_basic_workflows_3.py`.
 """
 
 from pathlib import Path

@@ -3,6 +3,9 @@
 Each test is named after its row in Ray's own suite (`test_metadata.py` there).
 """
 
+# What a class decorator returns is of no account to mypy.
+# mypy: disable-error-code="attr-defined"
+
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,6 @@ import pytest
 
 from tests.e2e.conftest import PATIENCE_S, Gate, in_background, note, notes, pass_gate
 from weftline import workflow
-from weftline.app import home as opened_home
-from weftline.authoring.step import to_workflow
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -91,28 +92,26 @@ def test_successful_workflow(run_id: str, tmp_path: Path) -> None:
 
 
 def test_running_and_canceled_workflow(run_id: str, gate: Gate) -> None:
-    """The public `cancel` comes later; here the run is canceled through the engine."""
     path = gate.path
 
     @workflow.step(name="waiting")
     def waiting() -> None:
         pass_gate(path)
 
-    app = opened_home()
-    written, objects, _ = to_workflow(waiting.step(), app.objects, {"k": "v"})
-    drive = app.start(written, run_id=run_id, objects=objects)
+    handle = waiting.step().run_async(run_id, metadata={"k": "v"})
     gate.wait_for()
     running = workflow.get_metadata(run_id)
     assert running["status"] == "RUNNING"
     assert running["user_metadata"] == {"k": "v"}
     assert set(running["stats"]) == {"start_time"}
-    drive.cancel()
-    assert drive.wait().status == "CANCELED"
+    workflow.cancel(run_id)
     canceled = workflow.get_metadata(run_id)
     assert canceled["status"] == "CANCELED"
     assert set(canceled["stats"]) == {"start_time"}
     with pytest.raises(ValueError, match="CANCELED"):
         _ = workflow.get_output(run_id)
+    with pytest.raises(workflow.WorkflowCanceledError):
+        handle.result(PATIENCE_S)
 
 
 def test_failed_and_resumed_workflow(run_id: str, tmp_path: Path) -> None:
@@ -169,6 +168,65 @@ def test_nested_workflow(run_id: str, tmp_path: Path) -> None:
         of_run["stats"]["end_time"],
     ]
     assert in_order == sorted(in_order)
+
+
+def test_simple_virtual_actor(run_id: str) -> None:
+    @workflow.virtual_actor
+    class Actor:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+        def add(self, amount: int) -> int:
+            self.value += amount
+            return self.value
+
+        @workflow.virtual_actor.readonly
+        def get(self) -> int:
+            return self.value
+
+    actor = Actor.get_or_create(run_id, 0)
+    for number in range(3):
+        actor.add.options(metadata={"call": number}).run(number)
+    actor.get.run()
+    for number, name in enumerate(("add", "add_1", "add_2")):
+        found = workflow.get_metadata(run_id, name)
+        assert found["name"] == name
+        assert found["user_metadata"] == {"call": number}
+        assert found["step_options"]["step_type"] == "ACTOR_METHOD"
+        assert found["stats"]["start_time"] <= found["stats"]["end_time"]
+    of_run = workflow.get_metadata(run_id)
+    assert of_run["status"] == "SUCCESSFUL"
+    assert of_run["user_metadata"] == {}
+    for name in ("add_3", "get"):
+        with pytest.raises(ValueError, match=f"No such step_id {name} in workflow "):
+            workflow.get_metadata(run_id, name)
+
+
+def test_nested_virtual_actor(run_id: str) -> None:
+    @workflow.virtual_actor
+    class Actor:
+        def __init__(self) -> None:
+            self.value = 0
+
+        def outer(self, amount: int) -> Any:
+            self.value += amount
+            method = self.inner.options(name="within", metadata={"within": amount})
+            return method.step(amount)
+
+        def inner(self, amount: int) -> int:
+            self.value += 10 * amount
+            return self.value
+
+    actor = Actor.get_or_create(run_id)
+    for amount in (1, 2):
+        method = actor.outer.options(metadata={"outer": amount})
+        assert method.run(amount) == {1: 11, 2: 33}[amount]
+    for suffix, amount in (("", 1), ("_1", 2)):
+        outer = workflow.get_metadata(run_id, f"outer{suffix}")
+        inner = workflow.get_metadata(run_id, f"within{suffix}")
+        assert outer["user_metadata"] == {"outer": amount}
+        assert inner["user_metadata"] == {"within": amount}
+        assert outer["stats"]["end_time"] <= inner["stats"]["start_time"]
 
 
 def test_no_workflow_found(run_id: str) -> None:

@@ -204,6 +204,21 @@ def test_a_cancel_of_a_run_that_has_failed_is_recorded(desk: Desk) -> None:
     assert desk.engine.drives("r") is None
 
 
+def test_a_cancel_from_before_a_resume_does_not_end_what_goes_on_from_there(desk: Desk) -> None:
+    desk.submit("r", step("a", 1), step("b"))
+    desk.post("r", InboxKind.CANCEL)
+    desk.turn()
+    assert desk.journal.row("r").summary.status is RunStatus.CANCELED
+    desk.post("r", InboxKind.CANCEL)  # by somebody who asked at the same time
+    desk.adopt("r")
+    desk.engine.look()
+    desk.turn()
+    assert desk.journal.list_inbox("r") == []
+    desk.succeed("b")
+    desk.succeed("a")
+    assert desk.ended("r")[-1].status is RunStatus.SUCCESSFUL
+
+
 @pytest.mark.parametrize("kind", [InboxKind.CANCEL, InboxKind.PAUSE, InboxKind.CONTINUE])
 def test_news_for_a_run_that_has_its_result_are_taken_in_and_change_nothing(
     desk: Desk, kind: InboxKind

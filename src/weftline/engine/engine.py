@@ -1242,6 +1242,7 @@ class Engine:
         was_open = run.is_open
         self._record(active, adopted)
         if not was_open and run.finished is not RunStatus.SUCCESSFUL:
+            self._take_in_older(active, record)
             self._record(active, RunResumed(is_pending=not self._turns.take(active)))
         elif run.is_open and not run.is_pending and not run.is_at_rest:
             self._turns.take_anyway(active)
@@ -1249,6 +1250,16 @@ class Engine:
             self._turns.pending.append(active)
             self._ask_for_turn_at = 0.0
         self._set_timer(active)
+
+    def _take_in_older(self, active: ActiveRun, record: RunRecord) -> None:
+        """Take in what was posted for a run before it is resumed: a cancel among it is none of what
+        goes on from here. Where this engine was not its owner, nothing can have been left."""
+        if record.engine != self.engine_id:
+            return
+        with suppress(StorageError):  # then the commit of the resume does not succeed either
+            for entry in self._journal.read_inbox(self.engine_id):
+                if entry.run_id == active.run_id:
+                    self._take_in(active, entry)
 
     def _rejoin(
         self,
