@@ -353,7 +353,7 @@ class App:
         own = {run_id: self._rejoin(run_id) for run_id in run_ids if self._is_finishing(run_id)}
         if own:
             others = [run_id for run_id in run_ids if run_id not in own]
-            rest = iter(self.resume_many(others))
+            rest = iter(self.resume_many(others) if others else ())
             return [own[run_id] if run_id in own else next(rest) for run_id in run_ids]
         idle = {run_id for run_id in run_ids if self._is_left(run_id)}
         found = self._adopt(run_ids, is_resume=True)
