@@ -807,7 +807,6 @@ def test_a_failure_comes_out_at_once_and_siblings_are_joined_later(
     if again == "run":
         resumed = in_background(composition.run, run_id)
     else:
-        # The controller takes the run over, and cannot join what runs in this process.
         resumed = in_background(lambda: workflow.resume(run_id).result())
     fast.wait_for()
     assert workflow.get_status(run_id) == "RUNNING"
