@@ -14,6 +14,7 @@ from weftline.core.events import (
     GraphExtended,
     RunStatus,
     RunSubmitted,
+    SignalReceived,
     StepFailed,
     StepLost,
     StepStarted,
@@ -173,7 +174,12 @@ class Book:
         return self.record(self.run.begin_wait(self[name].number, self.now))
 
     def end_wait(self, name: str, value: object = None) -> list[Event]:
-        return self.record(WaitEnded(self[name].number, Raw(packed(value))))
+        """The wait ends: by its signal, where it is one for a signal."""
+        state, given = self[name], Raw(packed(value))
+        action = state.spec.action
+        if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
+            return self.record(SignalReceived(action.name or "", given))
+        return self.record(WaitEnded(state.number, given))
 
     def reread(self, count: int | None = None) -> Run:
         """The run that the journal folds into after `count` events, through their stored form."""

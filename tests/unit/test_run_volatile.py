@@ -6,6 +6,7 @@ import pytest
 from msgspec import Raw
 
 from tests.graphs import WRITE, Book, graph, packed, picture, recount, some, step
+from weftline.core.actions import Wait, WaitKind
 from weftline.core.events import (
     CancelRequested,
     RunAdopted,
@@ -94,6 +95,12 @@ def test_a_method_of_an_actor_is_never_carried_out_twice() -> None:
 
 def test_what_a_wait_for_steps_may_hand_on_is_kept() -> None:
     book = Book(graph(step("a", 1, 3), some("w", 2), volatile("b", 3), volatile("c")))
+    assert names_that_may(book) == ["c"]
+
+
+def test_what_a_wait_hands_on_is_kept() -> None:
+    handed = step("w", 2, action=Wait(WaitKind.VALUE))
+    book = Book(graph(step("a", 1, 3), handed, volatile("b"), volatile("c")))
     assert names_that_may(book) == ["c"]
 
 

@@ -4,6 +4,7 @@ import pytest
 from msgspec import Raw
 
 from tests.graphs import Book, error, graph, packed, picture, recount, signal, some, step, timer
+from weftline.core.actions import Wait, WaitKind
 from weftline.core.events import (
     CancelRequested,
     Event,
@@ -223,6 +224,33 @@ def test_an_adoption_keeps_what_waits_and_what_has_come() -> None:
     book.record(RunAdopted("e2"))
     assert book.run.next_due() == due
     assert send(book, 2) == [ended(1, packed(2))]
+    check(book)
+
+
+# -- values -------------------------------------------------------------------------------------
+
+
+def test_a_wait_for_a_value_has_it_as_soon_as_it_begins() -> None:
+    handed = step("v", 2, action=Wait(WaitKind.VALUE))
+    given = step("g", GivenInput(packed(7)), action=Wait(WaitKind.VALUE))
+    book = Book(graph(step("a", 1, 3), handed, step("b"), given))
+    assert list(book.run.beginning) == [3]
+    assert book.begin_wait("g") == [ended(3, packed(7))]
+    book.succeed("b", 8)
+    assert book.begin_wait("v") == [ended(1, packed(8))]
+    assert book.run.inputs_of(0) == [packed(8), packed(7)]
+    check(book)
+
+
+@pytest.mark.parametrize("is_canceled", [True, False])
+def test_a_wait_for_a_value_that_was_torn_off_ends_when_the_run_goes_on(is_canceled: bool) -> None:
+    book = Book(graph(step("a", 1), step("v", 2, action=Wait(WaitKind.VALUE)), step("b")))
+    book.succeed("b", 8)
+    book.begin_wait("v")
+    del book.events[-1]  # the crash came between the two
+    book.run = book.reread()
+    news = CancelRequested() if is_canceled else RunAdopted("e2")
+    assert book.record(news)[0] == ended(1, packed(8))
     check(book)
 
 

@@ -112,7 +112,7 @@ class _Spans:
                 for span in list(self._open.values()):
                     if self._run.steps[span.step].status is StepStatus.CANCELED:
                         self._close(span.step, at, Outcome.CANCELED)
-            case RunFinished(status=RunStatus.CANCELED):
+            case RunFinished(status=RunStatus.CANCELED | RunStatus.SUCCESSFUL):
                 for span in list(self._open.values()):
                     self._close(span.step, at, Outcome.CANCELED)
             case _:

@@ -370,7 +370,7 @@ class Run:
             isinstance(action, PythonCall) and action.is_writer
         ):
             return False
-        if self._edges and any(n in self._edges for n in step.dependents or ()):
+        if any(map(_hands_on, map(self.steps.__getitem__, step.dependents or ()))):
             return False
         while step.spec.policy.checkpoint is None:
             owner = self.scopes[step.scope].owner
@@ -631,7 +631,7 @@ class Run:
         causes: list[StepState] = []
         if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
             self._waiting_for[action.name or ""].remove(step.number)
-        elif isinstance(action, Wait):
+        elif isinstance(action, Wait) and step.number in self._edges:
             causes = self._failures_among(self._ended_sources(step, action))
         self._fail(step, event.error, at, causes)
 
@@ -692,7 +692,7 @@ class Run:
         elif action.kind is WaitKind.STEPS:
             self._look_at_split(step)
         elif action.kind is WaitKind.VALUE:
-            [value] = self.inputs_of(step.number)
+            (value,) = self.inputs_of(step.number)
             self._due.append(WaitEnded(step=step.number, value=Raw(value)))
 
     def _wait_ended(self, event: WaitEnded, at: float, graph: Graph | None) -> None:
@@ -1280,6 +1280,12 @@ class Run:
             return
         assert failed[0].error is not None
         self._climb(failed[0], failed[0].error, failed[0], failed)
+
+
+def _hands_on(reader: StepState) -> bool:
+    """Whether the values that the step reads live on in its own."""
+    action = reader.spec.action
+    return isinstance(action, Wait) and action.kind in (WaitKind.STEPS, WaitKind.VALUE)
 
 
 def _waits_for_steps(step: StepState) -> bool:

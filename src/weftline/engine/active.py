@@ -222,8 +222,11 @@ class ActiveRun:
         )
 
     def tell(self, news: News) -> None:
+        """Tell whoever listens; that the run is gone also to those who wait for steps."""
         for listener in self.listeners:
             listener(news)
+        if isinstance(news, Gone):
+            self.tell_steps(news)
 
     def tell_step(self, name: str, news: News) -> None:
         """Tell those who wait for the end of this step, for good."""
@@ -234,11 +237,6 @@ class ActiveRun:
         """Tell those who wait for the ends of steps, for good."""
         for name in list(self.step_listeners):
             self.tell_step(name, news)
-
-    def tell_all(self, news: News) -> None:
-        """Tell everybody; those who wait for the end of a step for good."""
-        self.tell(news)
-        self.tell_steps(news)
 
 
 class Part:

@@ -333,7 +333,7 @@ class Engine:
                 with suppress(Exception):
                     self._commands.popleft()()
             for active in [*self._runs.values(), *self._parked.values()]:
-                active.tell_all(Gone(self._broken))
+                active.tell(Gone(self._broken))
             self._runs.clear()
             self._parked.clear()
             raise
@@ -816,11 +816,10 @@ class Engine:
 
     def _tell_of_unknown(self, active: ActiveRun) -> None:
         """Nobody waits for ever for steps that a run which is over never had."""
-        run = active.run
-        if run.is_actor and active.step_listeners:
-            self._read_inbox()  # calls may be on their way
-        for name in [name for name in active.step_listeners if run.find_step(name) is None]:
-            active.tell_step(name, Gone(never_had(active.run_id, name)))
+        for name in list(active.step_listeners):
+            if active.run.find_step(name) is None:
+                ended = Ended.find(active.run, name)
+                active.tell_step(name, ended or Gone(never_had(active.run_id, name)))
 
     def _give_up_turn(self, active: ActiveRun) -> None:
         """The run needs its turn no more, nor waits for one; another one may have it."""
@@ -855,7 +854,7 @@ class Engine:
             text = f"run {active.run_id!r} was taken over by another process"
         self._forget(active)
         error = WorkflowRunningError(text, active.run_id)
-        active.tell_all(Gone(error, is_outdated=part.change.takes))
+        active.tell(Gone(error, is_outdated=part.change.takes))
 
     def _forget(self, active: ActiveRun) -> None:
         if self._runs.get(active.run_id) is active:
@@ -1069,7 +1068,7 @@ class Engine:
         if recorded is None or recorded.record.epoch != active.epoch:
             text = f"run {active.run_id!r} was taken over by another process"
             self._forget(active)
-            active.tell_all(Gone(WorkflowRunningError(text, active.run_id)))
+            active.tell(Gone(WorkflowRunningError(text, active.run_id)))
             return True
         active.run = recorded.run
         # What was to begin has begun; what is held back is listed anew when it may.
@@ -1165,8 +1164,6 @@ class Engine:
             listener(Gone(never_had(run_id, name)))
         else:
             active.step_listeners.setdefault(name, []).append(listener)
-            if ended is not None:
-                self._note_unwritten(active)  # the commit under way tells of no new listeners
 
     # -- limits ---------------------------------------------------------------------------------
 
@@ -1300,7 +1297,7 @@ class Engine:
         if error is None:
             active.tell_steps(Gone(WorkflowError(f"run {run_id!r} was let go", run_id)))
         else:
-            active.tell_all(Gone(error))
+            active.tell(Gone(error))
         if not active.is_owned or run_id in in_doubt:
             return
         summary = active.stored
