@@ -833,7 +833,7 @@ class Engine:
         if is_told and not (run.is_open or active.attempts or self._has_unwritten(active)):
             self._forget(active)
             # Who still watches asks for a step that the run does not have.
-            active.tell_all(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
+            active.tell(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
 
     def _stall(self, error: StorageError) -> None:
         """Nothing can be written: start nothing, keep what is known, try again, and tell."""
