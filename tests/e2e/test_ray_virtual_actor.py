@@ -334,6 +334,21 @@ def test_options_of_a_method_are_those_of_a_step(run_id: str, tmp_path: Path) ->
         actor.add.options(max_retries=0)
 
 
+def test_an_error_shows_the_method_and_nothing_of_ours(run_id: str) -> None:
+    @workflow.virtual_actor
+    class Broken:
+        def __init__(self) -> None: ...
+
+        def fail(self) -> None:
+            raise LookupError("nothing there")
+
+    with pytest.raises(LookupError, match="nothing there") as caught:
+        Broken.get_or_create(run_id).fail.run()
+    (shown,) = [text for text in caught.value.__notes__ if text.startswith("In the step:")]
+    assert "in fail" in shown
+    assert "weftline/" not in shown
+
+
 def test_what_a_caller_gives_may_be_steps(run_id: str) -> None:
     @workflow.step
     def three() -> int:

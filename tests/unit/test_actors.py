@@ -48,6 +48,28 @@ def test_an_actor_class_is_passed_on_as_one() -> None:
     assert found.rounded(1.5) == 1
 
 
+class Slotted:
+    __slots__ = ("value",)
+
+
+class Derived(Slotted):
+    pass
+
+
+@pytest.mark.parametrize("cls", [Slotted, Derived])
+def test_a_state_in_slots_would_be_lost_and_is_refused(cls: type) -> None:
+    with pytest.raises(ValueError, match=r"has __slots__ \(value\)"):
+        check_class(cls)
+    state = {"__getstate__": lambda self: self.value, "__setstate__": lambda self, state: None}
+    check_class(type("WithState", (cls,), state))
+
+
+@pytest.mark.parametrize("name", ["ready", "actor_id"])
+def test_names_that_every_handle_has_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"defines '{name}'"):
+        check_class(type("Actor", (), {name: lambda self: None}))
+
+
 @pytest.mark.parametrize("wrong", [1, None, lambda: None])
 def test_only_a_class_can_be_an_actor(wrong: Any) -> None:
     with pytest.raises(ValueError, match="is made of a class"):

@@ -15,6 +15,7 @@ from weftline.authoring.step import Composition, StepFunction
 from weftline.errors import InvalidOption
 
 READONLY = "__weftline_readonly__"
+RESERVED = ("actor_id", "ready")
 
 
 class ActorMethod(StepFunction[Composition[Any]]):
@@ -33,6 +34,17 @@ def check_class(cls: Any) -> None:
         raise InvalidOption(
             f"virtual actor {cls.__qualname__} defines {has} and not {lacks}: define both or none"
         )
+    if not gets and (slots := _slots_of(cls)):
+        raise InvalidOption(
+            f"virtual actor {cls.__qualname__} has __slots__ ({', '.join(slots)}), which are no"
+            " part of its __dict__: define __getstate__ and __setstate__"
+        )
+    for name in RESERVED:
+        if hasattr(cls, name):
+            raise InvalidOption(
+                f"virtual actor {cls.__qualname__} defines {name!r}, which means something else on"
+                " every handle: give it another name"
+            )
     for name, method in methods_of(cls):
         if inspect.iscoroutinefunction(method):
             raise TypeError(
@@ -182,6 +194,15 @@ class BoundMethod:
         found = BoundMethod(self._cls, self._name, None, self._options.merged(options))
         found._call = self._call
         return found
+
+
+def _slots_of(cls: type) -> list[str]:
+    """The attributes of instances that their `__dict__` does not hold."""
+    found: list[str] = []
+    for base in cls.__mro__:
+        slots = vars(base).get("__slots__", ())
+        found += [slots] if isinstance(slots, str) else slots
+    return [name for name in found if name not in ("__dict__", "__weakref__")]
 
 
 def _is_own(cls: type, name: str) -> bool:

@@ -252,7 +252,7 @@ def _told(error: BaseException, objects: ObjectStore) -> tuple[Error, tuple[str,
 
 def _own_files() -> tuple[str, ...]:
     """Files whose frames say nothing to whoever wrote the step."""
-    names = (__name__, "asyncio.runners", "asyncio.base_events")
+    names = (__name__, "weftline.authoring.actor", "asyncio.runners", "asyncio.base_events")
     return tuple(str(sys.modules[name].__file__) for name in names if name in sys.modules)
 
 
