@@ -99,7 +99,7 @@ for i in range(10):
     counter.add.run_async(1)
 print("all accepted", flush=True)
 for run_id in ("graph", "sleeper", "listener", "signaled"):
-    workflow.get_output(run_id).result()
+    workflow.RunHandle(run_id).result()  # waits also while there is no controller
 """
 
 RUNS = ("graph", "sleeper", "listener", "signaled")
