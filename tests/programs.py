@@ -23,7 +23,7 @@ from zlib import crc32
 
 import msgspec
 
-from tests.graphs import CALL, LISTEN, packed, some, step
+from tests.graphs import CALL, LISTEN, method, packed, some, step
 from weftline.core.actions import Wait, WaitKind
 from weftline.core.graph import (
     GivenInput,
@@ -62,7 +62,7 @@ class Node:
     caught_by: str | None = None  # the innermost step around it that catches
     tries: int = 1
     fails: int = 0  # tries that fail before one succeeds
-    mode: str = "fail"  # or: timeout, greedy (returns a step that asks for too much)
+    mode: str = "fail"  # or: timeout, outgrown, greedy (returns a step that asks for too much)
     is_selective: bool = False  # with `retry_on`,
     is_matching: bool = True  # which matches or not
     losses: int = 0  # attempts whose process dies before one lives on
@@ -186,6 +186,11 @@ class Program:
         """Names of the signals that its runs wait for, as often as they do at most."""
         self.is_gathering = any(node.gathers for node in self.nodes.values())
 
+    is_actor = False
+
+    def node_of(self, name: str) -> Node:
+        return self.nodes[name]
+
     def result(self) -> Packed:
         """The value of its runs, once they have one."""
         outcome = _plan_outcome(self.plan, None)
@@ -195,6 +200,46 @@ class Program:
     def errors(self) -> list[Error]:
         """What a run of it may fail with."""
         return [node.error for node in self.nodes.values() if node.breaks]
+
+
+class ActorProgram:
+    """A virtual actor whose methods add their names to its state, and may return further ones."""
+
+    is_actor = True
+    is_healing = is_gathering = True
+    signals: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.graph = Graph(steps=[method("__init__")], output=0)
+        self.nodes: dict[str, Node] = {}
+
+    def node_of(self, name: str) -> Node:
+        if name not in self.nodes:
+            node = self.nodes[name] = Node(name)
+            node.fails = 0 if crc32(name.encode()) % 9 else 1
+        return self.nodes[name]
+
+    @staticmethod
+    def call(number: int, kind: str) -> list[Step]:
+        """The steps of a call; the first is the method."""
+        name = f"c{number}:{kind}"
+        return [method(name, 1), step(f"c{number}:input")] if kind == "read" else [method(name)]
+
+    @staticmethod
+    def returned(name: str) -> Graph | None:
+        """The steps that the method of this name returns, if it does."""
+        base, _, kind = name.partition(":")
+        if kind == "all":
+            parts = [method(f"{base}:part{n}") for n in range(3)]
+            return Graph(steps=[step(f"{base}:sum", 1, 2, 3), *parts], output=0)
+        if kind.startswith("chain") and kind.count("+") < 3:
+            return Graph(steps=[method(f"{base}:{kind}+")], output=0)
+        return None
+
+    @staticmethod
+    def size(kind: str) -> int:
+        """How many names a call of this kind adds in all."""
+        return {"all": 4, "chain": 4}.get(kind, 1)
 
 
 def _all_nodes(plan: Plan) -> Iterator[Node]:
@@ -451,7 +496,7 @@ class Author:
         # own view of them.
         has_own_words = not ((node.breaks and node.caught_by is not None) or node.is_selective)
         if self._for_engine and has_own_words:
-            node.mode = random.choice(["fail", "fail", "timeout", "greedy"])
+            node.mode = random.choice(["fail", "fail", "timeout", "outgrown", "greedy"])
             if node.mode == "timeout":
                 node.timeout_s = 2.0
 

@@ -6,18 +6,21 @@ and no step whose success is durable runs again.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from tests.graphs import Book
 from tests.programs import Edge, Node, Plan, Program
 from tests.simulation.world import ENVIRONMENTS, PEACE, Crash, World
+from weftline.core.actions import Wait, WaitKind
 from weftline.core.events import RunStatus, encode_event
-from weftline.core.graph import Join
+from weftline.core.graph import Join, encode_pages
 from weftline.core.run import StepStatus
 from weftline.ports import Attempt, Creation, Entry, Lane, RunChange, Summary
 
 RUN = "the run"
+Graphs = dict[str, list[bytes]]
 UNDISTURBED_S = 20.0
 
 
@@ -86,7 +89,35 @@ def loss() -> Plan:
     return plan(node("a", 1, 2), node("b", losses=2), node("c", losses=1))
 
 
-GRAPHS = [chain, diamond, fan_out, dynamic, lists, catch, retry, failure, joins, loss]
+def waits() -> Plan:
+    """Timers and signals, one of which comes before anybody waits for it."""
+    early = node("early", 4, kind="needs", wait=Wait(WaitKind.SIGNAL, name="early"))
+    late = node("late", wait=Wait(WaitKind.SIGNAL, name="late", seconds=30.0))
+    pause = Wait(WaitKind.TIMER, seconds=1.0)
+    return plan(node("a", 1, 2, 3), early, late, node("pause", wait=pause), node("b", delay_s=0.1))
+
+
+def some() -> Plan:
+    """One of three is waited for, then the two others; one returns steps, one fails twice."""
+    wait = Wait(WaitKind.STEPS, count=1, seconds=5.0)
+    sources = [node("p"), node("q", returns=plan(node("q1", 1), node("q2"))), node("r", fails=2)]
+    return plan(node("a", 1), node("g", 2, gathers="g"), node("w", 3, 4, 5, wait=wait), *sources)
+
+
+def listening() -> Plan:
+    return plan(node("a", 1, 2), node("l", listens=True), node("m", listens=True))
+
+
+def volatile() -> Plan:
+    return plan(
+        node("a", 1, 2), node("b", 3, checkpoint=False), node("c", 3), node("d", checkpoint=False)
+    )
+
+
+GRAPHS = [
+    chain, diamond, fan_out, dynamic, lists, catch, retry, failure, joins, loss,
+    waits, some, listening, volatile,
+]  # fmt: skip
 
 
 class Life:
@@ -99,6 +130,8 @@ class Life:
 
     def submit(self) -> None:
         self.world.submit(RUN, self.program, self.engine)
+        for number, name in enumerate(self.program.signals):
+            self.world.at(0.2 + number, partial(self.world.send, RUN, name, f"k{number}"))
 
     def end(self) -> None:
         """The run has its result, and everything the audit asks for was true all the time."""
@@ -112,6 +145,9 @@ class Life:
         found = self.world.store.read(RUN)
         assert found is not None
         return found[1]
+
+    def graphs(self) -> Graphs:
+        return self.world.store._graphs
 
 
 def whole(make: Callable[[], Plan]) -> Life:
@@ -130,12 +166,14 @@ def commits_of(make: Callable[[], Plan]) -> int:
     return life.world.commits
 
 
-def finished_in(entries: list[Entry], program: Program) -> set[str]:
-    """Names of the steps whose own success is among these events."""
+def finished_in(entries: list[Entry], program: Program, graphs: Graphs) -> set[str]:
+    """Names of the steps whose own success is among these events, for good."""
     life = Life(program)
-    life.world.restore(RUN, program, as_left(entries))
+    life.world.restore(RUN, program, as_left(entries), graphs)
     steps = life.world.audit.shadows[RUN].run.steps
-    return {step.name for step in steps if step.status is StepStatus.SUCCESSFUL}
+    volatile = life.world.audit.shadows[RUN].run.volatile
+    done = [step for step in steps if step.status is StepStatus.SUCCESSFUL]
+    return {step.name for step in done if step.number not in volatile}
 
 
 def as_left(entries: list[Entry]) -> RunChange:
@@ -153,12 +191,13 @@ def as_left(entries: list[Entry]) -> RunChange:
 
 @pytest.mark.parametrize("make", GRAPHS)
 def test_a_crash_after_any_event_changes_nothing(make: Callable[[], Plan]) -> None:
-    entries = whole(make).entries()
+    undisturbed = whole(make)
+    entries, graphs = undisturbed.entries(), undisturbed.graphs()
     for count in range(1, len(entries)):
         program = Program(make())
-        before = finished_in(entries[:count], program)
+        before = finished_in(entries[:count], program, graphs)
         life = Life(program)
-        life.world.restore(RUN, program, as_left(entries[:count]))
+        life.world.restore(RUN, program, as_left(entries[:count]), graphs)
         life.end()
         assert not any(life.world.executed[RUN, name] for name in before)
         kept = life.entries()
@@ -265,13 +304,14 @@ def test_a_run_in_which_steps_were_skipped_goes_on_after_a_crash_at_any_event() 
     ]
     first[0] = submission(program)
     life = Life(program)
-    life.world.restore(RUN, program, as_left(first))
+    graphs = dict([encode_pages(program.graph.steps)])
+    life.world.restore(RUN, program, as_left(first), graphs)
     life.end()
     entries = life.entries()
     decided = max(e.seq for e in entries if e.kind == "ConditionDecided")
     for count in range(decided, len(entries)):
         again = Life(Program(skip()))
-        again.world.restore(RUN, again.program, as_left(entries[:count]))
+        again.world.restore(RUN, again.program, as_left(entries[:count]), graphs)
         again.end()
         run = again.world.audit.shadows[RUN].run
         statuses = {each.name: run.status_of(each) for each in run.steps}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.world import PEACE, Broken, Life, World, live, replay
+from tests.simulation.audit import Broken
+from tests.simulation.world import PEACE, Life, World, live, replay
 from weftline.core.events import AnyEvent
 from weftline.core.run import StepStatus
 

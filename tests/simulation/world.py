@@ -12,45 +12,42 @@ of its program.
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
-from tests.graphs import picture, recount, step
-from tests.programs import TOO_MUCH, Author, Node, Program
+import msgspec
+from msgspec import Raw
+
+from tests.graphs import packed, picture, step
+from tests.programs import TOO_MUCH, ActorProgram, Author, Node, Program, signal_value
+from tests.simulation.audit import Audit, Broken, Shadow, summary_of
+from tests.simulation.audit import News as NewsPosted
 from weftline.adapters.journal.memory import MemoryJournal
 from weftline.core.environment import Environment
-from weftline.core.events import (
-    Event,
-    GraphExtended,
-    RunStatus,
-    RunSubmitted,
-    ScopeClosed,
-    StepFailed,
-    StepLost,
-    StepSucceeded,
-    decode_event,
-)
+from weftline.core.events import GraphExtended, RunStatus, RunSubmitted, decode_event
 from weftline.core.graph import Graph, decode_pages, encode_pages
 from weftline.core.policy import Placement
-from weftline.core.run import Run, StepState, StepStatus
-from weftline.core.values import Packed
+from weftline.core.run import Run
+from weftline.core.values import Inline, unpack
 from weftline.engine.active import Committed, Ended, Gone, News, Output, Stalled, Submission
 from weftline.engine.committer import Committer, Outcome
 from weftline.engine.engine import Engine
 from weftline.engine.recovery import read_run
+from weftline.engine.turns import Turns
 from weftline.errors import (
     CommitUnknown,
-    ImpossibleEvent,
     StorageError,
     StorageFull,
     WorkflowError,
+    WorkflowQueueFull,
     WorkflowRunningError,
 )
 from weftline.ports import (
+    ActorCall,
     Attempt,
     Batch,
     Creation,
@@ -62,15 +59,16 @@ from weftline.ports import (
     InboxKind,
     Lane,
     Lost,
+    Outgrown,
     Printed,
     Refused,
     Report,
     RunChange,
     RunRecord,
+    Signal,
     Started,
     Starved,
     Succeeded,
-    Summary,
     TimedOut,
 )
 
@@ -84,10 +82,6 @@ STUCK_S = 60.0
 ENVIRONMENTS = [
     Environment(python=f"/python{n}", sys_path=("/code",), cwd="/project") for n in range(2)
 ]
-
-
-class Broken(AssertionError):
-    """Something happened that must never happen."""
 
 
 class Crash(BaseException):
@@ -122,177 +116,11 @@ class Troubles:
     refused: float = 0.001
     given_back_late: float = 0.02
     slow_step: float = 0.1
+    lost_ring: float = 0.2
+    post_fails: float = 0.03
 
 
 PEACE = Troubles(**dict.fromkeys(Troubles.__dataclass_fields__, 0.0))
-
-
-# -- what the journal tells, and what must be true of it ----------------------------------------
-
-
-@dataclass
-class Shadow:
-    """A run as its journal tells at this moment, folded from the stored texts."""
-
-    run_id: str
-    program: Program
-    run: Run = field(default_factory=Run)
-    last_seq: int = 0
-    epoch: int = 0
-    owner: str | None = None
-    writers: dict[int, str] = field(default_factory=dict)  # epoch -> who wrote in it
-    values: dict[str, Packed] = field(default_factory=dict)
-    fails: Counter[str] = field(default_factory=Counter)
-    losses: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    news_at: float = 0.0
-    is_torn: bool = False  # what follows from its last cause is not written
-
-    def node(self, name: str) -> Node:
-        return self.program.nodes[name]
-
-
-def summary_of(run: Run) -> Summary:
-    """What lists of runs are to show of it."""
-    return Summary(
-        status=run.status,
-        steps=len(run.steps),
-        succeeded=run.succeeded,
-        started_at=run.started_at,
-        ended_at=run.ended_at,
-        wake_at=run.next_due(),
-        error=run.error,
-        value=run.value,
-    )
-
-
-class Audit:
-    """Reads every commit along, and every start of an attempt."""
-
-    def __init__(self, world: "World", store: MemoryJournal) -> None:
-        self._world, self._store = world, store
-        self.shadows: dict[str, Shadow] = {}
-        self.seen: Counter[str] = Counter()
-
-    def check(self, holds: bool, what: str) -> None:
-        if not holds:
-            raise Broken(what)
-
-    # -- commits ------------------------------------------------------------------------------
-
-    def committed(self, change: RunChange, engine: str, *, is_torn: bool = False) -> None:
-        """`engine` had this change accepted by the journal. `is_torn`: the last cause in it may be
-        without what follows from it."""
-        shadow = self.shadows.get(change.run_id)
-        if change.creation is not None:
-            self.check(shadow is None, f"{change.run_id} was created twice")
-            program = self._world.programs[change.run_id]
-            shadow = self.shadows[change.run_id] = Shadow(change.run_id, program)
-            shadow.epoch, shadow.owner = 1, engine
-        else:
-            assert shadow is not None
-            self.check(change.epoch == shadow.epoch, "a late writer was let in")
-            if change.takes:
-                shadow.epoch, shadow.owner = shadow.epoch + 1, change.engine
-            else:
-                self.check(shadow.owner == engine, f"{engine} wrote what is {shadow.owner}'s")
-        if not change.entries:
-            return
-        writer = shadow.writers.setdefault(shadow.epoch, engine)
-        self.check(writer == engine, f"{writer} and {engine} wrote in epoch {shadow.epoch}")
-        shadow.news_at = self._world.now
-        for entry in change.entries:
-            self._recorded(shadow, entry)
-        kinds = [entry.kind for entry in change.entries]
-        for at in range(len(kinds) - 2):
-            is_undone = kinds[at : at + 3] == ["RunAdopted", "Quarantined", "RunResumed"]
-            self.check(not is_undone, "a quarantine was lifted as soon as it began")
-        if kinds[:2] == ["RunAdopted", "RunFinished"] and not shadow.is_torn:
-            raise Broken("an adoption ended a run that was open")
-        shadow.is_torn = is_torn
-        run, summary = shadow.run, change.summary
-        follows = None if is_torn else run.settle()
-        self.check(follows is None, f"{follows} was not written with its cause")
-        self.check(
-            summary == summary_of(run), f"the summary {summary} is not what the journal tells"
-        )
-        self.check(run.unfinished == recount(run), "the counter of open steps is wrong")
-
-    def _recorded(self, shadow: Shadow, entry: Entry) -> None:
-        self.check(entry.seq == shadow.last_seq + 1, f"seq {entry.seq} after {shadow.last_seq}")
-        shadow.last_seq = entry.seq
-        event = decode_event(entry.body)
-        self.check(type(event).__name__ == entry.kind, f"{entry.kind} is not what it says")
-        self.seen[entry.kind] += 1
-        graph: Graph | None = None
-        if isinstance(event, RunSubmitted | GraphExtended):
-            steps = decode_pages(self._store.read_graph(event.graph))
-            graph = Graph(steps=steps, output=event.output)
-        run = shadow.run
-        if isinstance(event, StepSucceeded | GraphExtended | ScopeClosed):
-            name = run.steps[event.step].name
-            self.check(name not in shadow.values, f"{name} was finished twice")
-        try:
-            run.apply(event, entry.at, graph)
-        except ImpossibleEvent as error:
-            raise Broken(f"{event} is impossible: {error}") from error
-        self._note(shadow, event)
-
-    def _note(self, shadow: Shadow, event: Event) -> None:
-        if not isinstance(
-            event, StepSucceeded | StepFailed | StepLost | GraphExtended | ScopeClosed
-        ):
-            return
-        state = shadow.run.steps[event.step]
-        value = shadow.run.value_of(event.step)
-        if state.status is StepStatus.SUCCESSFUL and value is not None:
-            shadow.values[state.name] = value
-        if isinstance(event, StepLost):
-            shadow.losses[state.name] += 1
-        elif isinstance(event, StepFailed):
-            shadow.fails[state.name] += 1
-        if isinstance(event, StepSucceeded | StepFailed | GraphExtended):
-            shadow.outcomes[state.name] += 1
-
-    # -- attempts -----------------------------------------------------------------------------
-
-    def started(self, attempt: Attempt, engine: str) -> None:
-        """An engine handed this attempt to its executor."""
-        shadow = self.shadows.get(attempt.run_id)
-        if shadow is None:
-            raise Broken(f"{attempt.step} of {attempt.run_id} starts before the run is durable")
-        if shadow.owner != engine:
-            self._world.count("start by an engine that does not own the run any more")
-            return
-        state = self._state(shadow, attempt.step)
-        run = shadow.run
-        self.check(state.may_begin, f"{attempt.step} is {state.status} and starts")
-        if state.status is StepStatus.WAITING:
-            assert state.due_at is not None
-            early = state.due_at - self._world.latest_time
-            self.check(early <= 0, f"the retry of {attempt.step} starts {early} s early")
-        self.check(run.may_start, f"{attempt.step} starts in a run that is {run.status}")
-        self.check(attempt.inputs == run.inputs_of(state.number), "an input is not durable")
-        self.check(attempt.number > state.attempt, f"attempt {attempt.number} is not a new one")
-
-    def begun(self, attempt: Attempt, engine: str) -> None:
-        """The function is really called now."""
-        shadow = self.shadows[attempt.run_id]
-        if shadow.owner == engine:
-            state = self._state(shadow, attempt.step)
-            self.check(not state.is_ended, f"{attempt.step} has ended and runs again")
-
-    def _state(self, shadow: Shadow, name: str) -> StepState:
-        state = shadow.run.find_step(name)
-        if state is None:
-            raise Broken(f"{name} starts before it is durable")
-        return state
-
-    def values_are_kept(self, shadow: Shadow) -> None:
-        for name, value in shadow.values.items():
-            state = shadow.run.find_step(name)
-            assert state is not None
-            self.check(shadow.run.value_of(state.number) == value, f"the value of {name} changed")
 
 
 # -- the journal --------------------------------------------------------------------------------
@@ -368,9 +196,11 @@ class SimJournal:
         return self._world.store.read_graph(graph_hash)
 
     def read_inbox(self, engine: str) -> list[InboxEntry]:
-        if self._world.now < self._world.out_until:
+        world = self._world
+        if world.now < world.out_until or world.chance("read_fails"):
+            world.count("the inbox cannot be read")
             raise StorageError("the database does not answer")
-        return self._world.store.read_inbox(engine)
+        return world.store.read_inbox(engine)
 
     def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:
         pass
@@ -465,6 +295,8 @@ class SimExecutor:
         self._world, self._engine_id, self._clock, self._slots = world, engine_id, clock, slots
         self._waiting: deque[Work] = deque()
         self._running: dict[int, Work] = {}
+        self.listening: dict[int, Work] = {}
+        self.staying: set[int] = set()  # keys of attempts whose process waits for another one
         self._reports: list[Report] = []
         self._is_woken = False
         self.is_dead = False
@@ -476,18 +308,31 @@ class SimExecutor:
         return "asks for too much" if placement.num_cpus > 100 else None
 
     def room(self, lane: Lane) -> int:
+        if lane.listens:
+            return 1000
         return 2 * self._slots - len(self._waiting) - len(self._running)
 
     def start(self, lane: Lane, attempts: list[Attempt]) -> None:
         world = self._world
-        world.audit.check(0 < len(attempts) <= self.room(lane), "more attempts than there is room")
+        is_beside = any(attempt.beside is not None for attempt in attempts)
+        is_room = is_beside or 0 < len(attempts) <= self.room(lane)
+        world.audit.check(is_room, "more attempts than there is room")
         for attempt in attempts:
             world.audit.started(attempt, self._engine_id)
-            for work in [*self._waiting, *self._running.values()]:
+            for work in [*self._waiting, *self._running.values(), *self.listening.values()]:
                 there = work.attempt.run_id, work.attempt.step
                 is_twice = there == (attempt.run_id, attempt.step)
                 world.audit.check(not is_twice, f"{attempt.step} runs twice at once")
-            self._waiting.append(Work(attempt, lane))
+            if attempt.beside is not None:
+                world.audit.check(attempt.beside in self.staying, "no process waits for it")
+                self.staying.remove(attempt.beside)
+                world.count("step in place")
+                self._waiting.appendleft(Work(attempt, lane))
+            elif lane.listens:
+                self.listening[attempt.key] = Work(attempt, lane)
+                self._begin(self.listening[attempt.key], self._clock.lag)
+            else:
+                self._waiting.append(Work(attempt, lane))
         world.note("start", self._engine_id, [(a.run_id, a.step, a.number) for a in attempts])
         if world.chance("start_crash"):
             world.count("crash while attempts are started")
@@ -519,8 +364,13 @@ class SimExecutor:
         self._reports = [r for r in self._reports if isinstance(r, Refused) or r.key not in keys]
         self._waiting = deque(w for w in self._waiting if w.attempt.key not in keys)
         for key in sorted(keys):
+            if key in self.staying:
+                self.staying.remove(key)
+                self._world.count("process that waited let go")
             if self._running.pop(key, None) is not None:
                 self._world.count("running attempt killed")
+            if self.listening.pop(key, None) is not None:
+                self._world.count("listening attempt killed")
         if self._waiting and self._world.chance("given_back", 5):
             work = self._waiting.pop()
             self._world.count("given back after a kill")
@@ -558,19 +408,20 @@ class SimExecutor:
         node = shadow.node(attempt.step)
         world.audit.begun(attempt, self._engine_id)
         length = random.choice([0.001, 0.003, 0.02, 0.2])
-        if world.chance("slow_step"):
+        if world.chance("slow_step") or work.lane.listens:
             length = 2.5 * random.random()
         begun_at = world.wall(lag)
 
         def after(delay_s: float, tell: Callable[[], Report]) -> None:
             def happen() -> None:
-                if attempt.key not in self._running or self.is_dead:
+                going_on = self.listening if work.lane.listens else self._running
+                if attempt.key not in going_on or self.is_dead:
                     if self.is_dead:
                         world.count("outcome for a dead engine")
                     return
                 report = tell()
                 if not isinstance(report, Started | Printed):
-                    del self._running[attempt.key]
+                    del going_on[attempt.key]
                     world.note("done", self._engine_id, attempt.run_id, attempt.step)
                 self._report(report)
                 if world.chance("duplicate"):
@@ -623,6 +474,9 @@ class SimExecutor:
             world.count("timed out")
             assert attempt.timeout_s is not None
             return TimedOut(after_s=attempt.timeout_s, **told)
+        if is_failing and node.mode == "outgrown":
+            world.count("outgrown")
+            return Outgrown(limit=1000, resident=2000, **told)
         if is_failing and node.mode == "greedy":
             world.count("returned a step that asks for too much")
             return self._extended(Graph(steps=[step("greedy", placement=TOO_MUCH)], output=0), told)
@@ -632,13 +486,29 @@ class SimExecutor:
         if world.chance("starved"):
             world.count("no room for a result")
             return Starved(reason="there is no room for the result", **told)
-        if node.returns is not None:
-            return self._extended(node.returns.graph(), told)
-        return Succeeded(value=node.value(attempt.inputs), **told)
+        if attempt.call.is_writer:
+            return self._called(attempt, told)
+        outcome = node.outcome(attempt.inputs)
+        if isinstance(outcome, Graph):
+            return self._extended(outcome, told, stays=world.random.random() < 0.3)
+        is_volatile = attempt.is_volatile and world.random.random() < 0.8
+        return Succeeded(value=outcome, is_volatile=is_volatile, **told)
 
-    def _extended(self, graph: Graph, told: dict[str, Any]) -> Report:
+    def _called(self, attempt: Attempt, told: dict[str, Any]) -> Report:
+        """A method of an actor ends: it has added its name to the state."""
+        before = None if attempt.state is None else unpack(attempt.state)
+        names = msgspec.json.decode(before.data) if isinstance(before, Inline) else []
+        told["state"] = packed([*names, attempt.step])
+        returned = ActorProgram.returned(attempt.step)
+        if returned is not None:
+            return self._extended(returned, told)
+        return Succeeded(value=packed(attempt.step), **told)
+
+    def _extended(self, graph: Graph, told: dict[str, Any], *, stays: bool = False) -> Report:
         key, pages = encode_pages(graph.steps)
-        return Extended(graph=key, pages=pages, output=graph.output, **told)
+        if stays:
+            self.staying.add(told["key"])
+        return Extended(graph=key, pages=pages, output=graph.output, stays=stays, **told)
 
 
 # -- engines ------------------------------------------------------------------------------------
@@ -663,8 +533,12 @@ class SimEngine:
             self.executor,
             self.clock,
             committer=self.committer,
+            turns=Turns(SimShare(world, self), world.most_pending),
             seed=world.random.randrange(1 << 30),
         )
+        self.engine.lay_down_steps = 6
+        self.seats: set[int] = set()
+        self._parked: set[str] = set()
         self.is_dead = False
         self.is_lost = False  # asleep for so long that others take it for dead
         self.asleep_until = 0.0
@@ -704,9 +578,18 @@ class SimEngine:
             raise
         except Exception as error:
             raise Broken(f"the loop of {self.engine_id} failed: {error!r}") from error
+        self._look_at_parked()
         self.free_at = world.now + self.clock.lag
         self.clock.lag = 0.0
         self.turn_at(self.free_at + pause)
+
+    def _look_at_parked(self) -> None:
+        parked, loaded = set(self.engine._parked), self.engine._runs
+        for _ in parked - self._parked:
+            self._world.count("run parked")
+        for run_id in self._parked - parked:
+            self._world.count("run came back" if run_id in loaded else "parked run gone")
+        self._parked = parked
 
     def _check_rest(self) -> None:
         """It sleeps only when there is nothing that it could do."""
@@ -720,6 +603,8 @@ class SimEngine:
 
     def crash(self) -> None:
         self.is_dead = self.executor.is_dead = True
+        self._world.seats |= self.seats
+        self.seats.clear()
         if self.committer is not None:
             self.committer.is_dead = True
         self._world.crashed(self)
@@ -743,6 +628,28 @@ class SimEngine:
         return not (active.entries or active.takes)
 
 
+class SimShare:
+    """An engine's access to the turns of the home; what a dead engine held is free."""
+
+    def __init__(self, world: "World", engine: SimEngine) -> None:
+        self._world, self._engine = world, engine
+
+    def take(self) -> object | None:
+        seats = self._world.seats
+        if not seats:
+            return None
+        seat = min(seats)
+        seats.remove(seat)
+        self._engine.seats.add(seat)
+        return seat
+
+    def give_back(self, taken: object) -> None:
+        assert isinstance(taken, int)
+        self._world.audit.check(taken in self._engine.seats, "a turn is given back twice")
+        self._engine.seats.remove(taken)
+        self._world.seats.add(taken)
+
+
 # -- the world ----------------------------------------------------------------------------------
 
 
@@ -762,7 +669,9 @@ class World:
         self.base_commit_s = 0.0003
         self.store = MemoryJournal()
         self.audit = Audit(self, self.store)
-        self.programs: dict[str, Program] = {}
+        self.seats: set[int] = set(range(1000))
+        self.most_pending: int | None = None
+        self.programs: dict[str, Program | ActorProgram] = {}
         self.engines: list[SimEngine] = []
         self.executed: Counter[tuple[str, str]] = Counter()
         self.counts: Counter[str] = Counter()
@@ -854,7 +763,14 @@ class World:
 
     # -- people -------------------------------------------------------------------------------
 
-    def submit(self, run_id: str, program: Program, engine: SimEngine) -> None:
+    def submit(
+        self,
+        run_id: str,
+        program: Program | ActorProgram,
+        engine: SimEngine,
+        *,
+        group: tuple[str, int] | None = None,
+    ) -> None:
         """Ask `engine` for a new run; a second one of the same id must be refused."""
         self.programs.setdefault(run_id, program)
         program = self.programs[run_id]
@@ -868,6 +784,8 @@ class World:
             graph=program.graph,
             graph_hash=key,
             pages=pages,
+            is_actor=program.is_actor,
+            group=group,
         )
         wants_events = self.random.random() < 0.5
         self.note("submit", run_id, engine.engine_id)
@@ -889,48 +807,108 @@ class World:
             engine.engine.rejoin(run_id, listener)
             return True
         try:
-            recorded = read_run(engine.journal, run_id)
+            recorded = read_run(engine.journal, run_id, to_drive=True)
         except (StorageError, WorkflowError):
             return False
         if recorded.run.finished is RunStatus.SUCCESSFUL:
             return False
         owner = recorded.record.engine
         if owner is not None and owner != engine.engine_id and self.is_alive(owner):
-            if recorded.record.summary.status in (RunStatus.RUNNING, RunStatus.PAUSED):
+            if recorded.record.summary.status not in (RunStatus.FAILED, RunStatus.CANCELED):
                 return False
             self.count("adoption from a living owner")
-        self.note("adopt", run_id, engine.engine_id)
+        gone = self.audit.shadows[run_id].gone
+        lost = recorded.run.find_lost(lambda value: value not in gone)
+        self.note("adopt", run_id, engine.engine_id, lost)
         self.count("adoption")
-        engine.engine.adopt(recorded, listener)
+        engine.engine.adopt(recorded, listener, lost=lost)
         return True
 
-    def post(self, run_id: str, kind: InboxKind, body: bytes = b"null") -> None:
-        """Put news into a run's inbox; its owner, if it has one, may be told."""
-        self.store.post(run_id, kind, body)
+    def post(
+        self,
+        run_id: str,
+        kind: InboxKind,
+        body: bytes = b"null",
+        *,
+        name: str = "",
+        key: str | None = None,
+    ) -> bool:
+        """Put news into a run's inbox; its owner, if it has one, may be told. Whether that could
+        be done; then it is there."""
+        if self.chance("post_fails"):
+            self.count("post failed")
+            return False
+        posted = self.store.post(run_id, kind, body, key)
+        if posted is None:
+            return False
+        if posted:
+            self.audit.news[self.store._posted] = NewsPosted(run_id, kind, name)
+            self.note("post", run_id, kind, name)
+        else:
+            self.count("posted with a key that was used")
+        if self.chance("lost_ring"):
+            self.count("ring lost")
+            return True
         found = self.store.find_run(run_id)
         for engine in self.engines:
-            if (
-                found is not None
-                and engine.engine_id == found.engine
-                and self.random.random() < 0.8
-            ):
+            if found is not None and engine.engine_id == found.engine:
                 engine.engine.look()
+        return True
 
-    def restore(self, run_id: str, program: Program, change: RunChange) -> None:
+    def send(self, run_id: str, name: str, key: str | None = None) -> bool:
+        """A signal of this name."""
+        body = msgspec.json.encode(Signal(name, Raw(signal_value(name))))
+        return self.post(run_id, InboxKind.SIGNAL, body, name=name, key=key)
+
+    def call(self, run_id: str, number: int, kind: str) -> bool:
+        """A call of a method of an actor."""
+        steps = ActorProgram.call(number, kind)
+        (page,) = encode_pages(steps)[1]
+        name = steps[0].name
+        body = msgspec.json.encode(ActorCall(page, name))
+        return self.post(run_id, InboxKind.CALL, body, name=name, key=name)
+
+    def watch(self, run_id: str, call: str, engine: SimEngine) -> None:
+        """Wait for the result of a call, on the engine that drives the actor."""
+
+        def hear(news: News) -> None:
+            if not isinstance(news, Ended) or news.status is not RunStatus.SUCCESSFUL:
+                self.count(f"told of a call: {type(news).__name__}")
+                return
+            self.count("told of a call: its value")
+            value = unpack(news.value or b"")
+            assert isinstance(value, Inline)
+            told = msgspec.json.decode(value.data)
+            is_own = isinstance(told, int) or str(told).startswith(call.partition(":")[0])
+            self.audit.check(is_own, f"{call} came to {told}")
+
+        engine.engine.watch(run_id, call, hear, is_expected=True)
+
+    def cut_power(self) -> None:
+        """All engines die at once, and some values that need not survive do not."""
+        for engine in self.living():
+            engine.crash()
+        for shadow in self.audit.shadows.values():
+            for number in sorted(shadow.run.volatile):
+                value = shadow.run.steps[number].value
+                if value is not None and self.random.random() < 0.7:
+                    shadow.gone.add(value)
+
+    def restore(
+        self, run_id: str, program: Program, change: RunChange, graphs: dict[str, list[bytes]]
+    ) -> None:
         """Put a run into the store as another engine left it."""
         self.programs[run_id] = program
-        plans = [node.returns for node in program.nodes.values() if node.returns is not None]
-        graphs = [encode_pages(plan.graph().steps) for plan in [program.plan, *plans]]
-        run = Run()
+        run = Run(run_id)
         for entry in change.entries:
             event = decode_event(entry.body)
             graph = None
             if isinstance(event, RunSubmitted | GraphExtended):
-                steps = decode_pages(dict(graphs)[event.graph])
+                steps = decode_pages(graphs[event.graph])
                 graph = Graph(steps=steps, output=event.output)
             run.apply(event, entry.at, graph)
         change.summary = summary_of(run)
-        self.store.commit(Batch(changes=[change], graphs=graphs))
+        self.store.commit(Batch(changes=[change], graphs=list(graphs.items())))
         self.audit.committed(change, "nobody", is_torn=True)
 
     def _listener(self, run_id: str, engine: SimEngine) -> Callable[[News], None]:
@@ -951,16 +929,18 @@ class World:
     def _ended(self, run_id: str, news: Ended, engine: str) -> None:
         shadow = self.audit.shadows[run_id]
         self.count(f"run ended: {news.status}")
-        if shadow.owner != engine:
-            return  # it slept after its commit, and somebody else went on meanwhile
         run = shadow.run
+        if shadow.owner != engine or run.is_actor:
+            return  # it slept after its commit and somebody went on meanwhile, or a call came
         step = None if run.failed_step is None else run.steps[run.failed_step].name
         told = (news.status, news.value, news.error, news.step, news.reason)
         recorded = (run.status, run.value, run.error, step, run.held)
         self.audit.check(told == recorded, f"told {told}, recorded {recorded}")
 
     def _gone(self, run_id: str, news: Gone, engine: str) -> None:
-        if isinstance(news.error, WorkflowRunningError):
+        if isinstance(news.error, WorkflowQueueFull):
+            self.count("gone: too many wait")
+        elif isinstance(news.error, WorkflowRunningError):
             self.count("gone: refused")
             if "taken over" in str(news.error):
                 owner = self.audit.shadows[run_id].owner
@@ -991,7 +971,7 @@ class World:
         for _ in range(200):
             self.run_until(self.now + 5.0)
             self._look_around()
-            left = [shadow for shadow in self.audit.shadows.values() if not self._is_done(shadow)]
+            left = [shadow for shadow in self.audit.shadows.values() if self._has_to_go_on(shadow)]
             if not left:
                 break
             for shadow in left:
@@ -1001,9 +981,29 @@ class World:
         self.run_until(self.now + 5.0)
         for shadow in self.audit.shadows.values():
             self._final(shadow)
+        for engine in self.living():
+            self._final_engine(engine)
 
-    def _is_done(self, shadow: Shadow) -> bool:
-        return shadow.run.finished is RunStatus.SUCCESSFUL
+    def _final_engine(self, engine: SimEngine) -> None:
+        """Nothing is left of runs that are over: no turn, no process, no memory."""
+        check, inside = self.audit.check, engine.engine
+        known = [*inside._runs.values(), *inside._parked.values()]
+        holding = [active for active in known if active.turn is not None]
+        # Of one that was taken over while this engine slept it hears when it is news.
+        own = [a for a in holding if self.audit.shadows[a.run_id].owner == engine.engine_id]
+        check(not own and len(engine.seats) <= len(holding), "a turn was leaked")
+        check(not inside._turns.pending, "a run waits for its turn for ever")
+        check(not engine.executor.staying, "a process waits for nothing")
+        mine = [a for a in known if self.audit.shadows[a.run_id].owner == engine.engine_id]
+        left = [
+            active.run_id for active in mine if active.stored.status is not RunStatus.SUCCESSFUL
+        ]
+        check(not left, f"{left} is kept in memory")
+        check(not (inside._in_flight or inside._lanes or inside._releases), "something is left")
+
+    def _has_to_go_on(self, shadow: Shadow) -> bool:
+        calls = any(each.kind == "call" for each in self.store.list_inbox(shadow.run_id))
+        return calls or not shadow.is_done
 
     def _look_around(self) -> None:
         """Every run has ended, goes on, or says why it does not."""
@@ -1019,14 +1019,30 @@ class World:
                     self.count("state compared")
 
     def _help(self, shadow: Shadow) -> None:
+        if shadow.run.is_paused and shadow.run.is_open:
+            self.post(shadow.run_id, InboxKind.CONTINUE)
+        self.send_missing(shadow)
         owner = next((e for e in self.living() if e.engine_id == shadow.owner), None)
         if owner is not None and owner.engine.drives(shadow.run_id):
-            stuck = self.now - max(shadow.news_at, self.peace_since) > STUCK_S
+            is_waiting = shadow.run.status is RunStatus.PENDING  # others may take their time
+            last = max(shadow.news_at, self.peace_since)
+            stuck = not is_waiting and self.now - last > STUCK_S
             self.audit.check(not stuck, f"{shadow.run_id} is stuck: {self._describe(shadow)}")
             return
         if not self.living():
             self.open_engine()
         self.proceed(shadow.run_id, owner or self.random.choice(self.living()))
+
+    def send_missing(self, shadow: Shadow) -> None:
+        """All signals that the run may wait for are sent, as often as it may."""
+        on_their_way = Counter(
+            each.name
+            for each in self.audit.news.values()
+            if each.run_id == shadow.run_id and not each.is_taken
+        )
+        for name, count in Counter(shadow.program.signals).items():
+            for _ in range(count - shadow.signals[name] - on_their_way[name]):
+                self.send(shadow.run_id, name)
 
     def _describe(self, shadow: Shadow) -> str:
         run = shadow.run
@@ -1034,11 +1050,27 @@ class World:
 
     def _final(self, shadow: Shadow) -> None:
         check, run = self.audit.check, shadow.run
-        check(run.unfinished == 0, "a finished run has open steps")
+        check(run.unfinished == 0 or bool(run._edges), "a finished run has open steps")
+        if isinstance(shadow.program, ActorProgram):
+            self._final_actor(shadow)
+            return
         if shadow.news_at > self.peace_since:
             heard = [news.status for news in self.heard[shadow.run_id] if isinstance(news, Ended)]
             check(RunStatus.SUCCESSFUL in heard, f"nobody was told that {shadow.run_id} has ended")
         check(run.value == shadow.program.result(), f"{shadow.run_id} has another result")
+        self._final_row(shadow)
+
+    def _final_actor(self, shadow: Shadow) -> None:
+        posted = [
+            each.name
+            for each in self.audit.news.values()
+            if each.run_id == shadow.run_id and each.kind is InboxKind.CALL
+        ]
+        self.audit.check(shadow.calls == posted, f"calls {posted} came to {shadow.calls}")
+        self._final_row(shadow)
+
+    def _final_row(self, shadow: Shadow) -> None:
+        check, run = self.audit.check, shadow.run
         record = self.store.find_run(shadow.run_id)
         assert record is not None
         check(record.summary.status is RunStatus.SUCCESSFUL, f"its row says {record.summary}")
@@ -1059,6 +1091,12 @@ class Life:
         self._random = random
         world.base_commit_s = random.choice([0.0003, 0.0003, 0.004])
         self.planned: list[tuple[str, Program]] = []
+        self.actors: list[str] = []
+        self._calls: Counter[str] = Counter()
+        if random.random() < 0.4:
+            world.seats = set(range(random.randint(1, 3)))
+            world.most_pending = random.choice([None, None, 0, 2])
+        self._group = random.choice([None, None, ("g", random.randint(1, 2))])
         self._storm = random.random() < 0.02
         self._most_engines = random.randint(1, 3)
         for _ in range(random.randint(1, self._most_engines)):
@@ -1068,6 +1106,15 @@ class Life:
             run_id, program = f"r{'x' * (n % 2)}{n}", author.program()
             self.planned.append((run_id, program))
             world.at(4.0 * random.random(), self._submit(run_id, program))
+            for number, name in enumerate(program.signals):
+                if random.random() < 0.8:
+                    send = partial(self._send, run_id, name, f"k{number}")
+                    world.at(10.0 * random.random(), send)
+        for n in range(random.choice([0, 0, 1, 2])):
+            self.actors.append(f"actor{n}")
+            world.at(3.0 * random.random(), self._submit(self.actors[-1], ActorProgram()))
+            for _ in range(random.randint(1, 6)):
+                world.at(10.0 * random.random(), partial(self._call, self.actors[-1]))
         for _ in range(random.randint(2, 24)):
             world.at(CHAOS_S * random.random(), self._accident)
         world.at(1.0, self._tick)
@@ -1080,15 +1127,35 @@ class Life:
         world.finish()
         return world
 
-    def _submit(self, run_id: str, program: Program) -> Callable[[], None]:
+    def _submit(self, run_id: str, program: Program | ActorProgram) -> Callable[[], None]:
+        group = None if program.is_actor else self._group
+
         def happen() -> None:
             engine = self._some_engine()
-            self.world.submit(run_id, program, engine)
+            self.world.submit(run_id, program, engine, group=group)
             if self._random.random() < 0.15:
                 self.world.count("submitted twice")
-                self.world.submit(run_id, program, self._some_engine())
+                self.world.submit(run_id, program, self._some_engine(), group=group)
 
         return happen
+
+    def _send(self, run_id: str, name: str, key: str) -> None:
+        """Whoever sends a signal does so until it is accepted, and sometimes once more."""
+        if not self.world.send(run_id, name, key) or self._random.random() < 0.1:
+            if self.world.now < CHAOS_S:
+                self.world.after(0.5, partial(self._send, run_id, name, key))
+
+    def _call(self, run_id: str) -> None:
+        world, random = self.world, self._random
+        number = self._calls[run_id] + 1
+        kind = random.choice(["plain", "plain", "all", "chain", "read"])
+        if not world.call(run_id, number, kind):
+            return
+        self._calls[run_id] = number
+        shadow = world.audit.shadows.get(run_id)
+        engine = next((e for e in world.living() if shadow and e.engine_id == shadow.owner), None)
+        if engine is not None and random.random() < 0.5:
+            world.watch(run_id, f"c{number}:{kind}", engine)
 
     def _some_engine(self) -> SimEngine:
         living = self.world.living()
@@ -1112,7 +1179,8 @@ class Life:
         world, random = self.world, self._random
         kind = random.choice(
             ["crash", "crash", "sleep", "lost sleep", "lost sleep", "cancel", "cancel", "let go",
-             "stop", "clock", "full", "resume", "resume"]
+             "stop", "clock", "full", "resume", "resume", "pause", "pause", "continue", "noise",
+             "power cut", "call"]
         )  # fmt: skip
         engine, run_id = self._some_engine(), self._some_run()
         world.note("accident", kind, engine.engine_id, run_id)
@@ -1128,10 +1196,17 @@ class Life:
             world.skew += random.choice([-2.0, -0.01, 0.01, 2.0])
         elif kind == "full":
             world.full_until = world.now + 3.0 * random.random()
+        elif kind == "power cut":
+            world.cut_power()
         elif run_id is None:
             return
-        elif kind == "cancel":
-            world.post(run_id, InboxKind.CANCEL)
+        elif kind in ("cancel", "pause", "continue"):
+            world.post(run_id, InboxKind(kind))
+        elif kind == "noise":
+            world.send(run_id, "nobody waits for this")
+        elif kind == "call":
+            if run_id in self.actors:
+                self._call(run_id)
         elif kind == "let go":
             engine.engine.let_go(run_id, lambda: world.count("let go"))
         else:

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.desk import Desk
-from tests.graphs import packed, signal, some, step, timer
+from tests.graphs import LISTEN, packed, signal, some, step, timer
 from weftline.core.events import RunStatus
 from weftline.core.graph import Step
 from weftline.ports import InboxKind
@@ -64,6 +64,7 @@ def test_a_chain_of_steps_in_place_uses_one_process(desk: Desk) -> None:
         ([timer("t", 60.0)], 0),
         ([signal("w")], 0),
         ([some("w", 1), step("x")], 0),
+        ([step("l", action=LISTEN)], 0),
         ([step("x"), step("y")], [0, 1]),
     ],
 )

@@ -10,7 +10,7 @@ from weftline.core.events import RunStatus
 from weftline.core.graph import Step
 from weftline.core.run import StepStatus
 from weftline.engine.active import Committed, Ended
-from weftline.engine.engine import LAY_DOWN_STEPS, PARK_AFTER_S
+from weftline.engine.engine import LAY_DOWN_STEPS, LOOK_S, PARK_AFTER_S
 from weftline.errors import WorkflowError, WorkflowRunningError
 from weftline.ports import Entry, InboxKind, Printed, Started, Succeeded
 
@@ -353,9 +353,9 @@ def test_an_actor_lays_down_what_is_behind_it(desk: Desk) -> None:
 
 
 def test_an_actor_whose_caller_still_waits_or_that_is_paused_lays_nothing_down(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Desk,
 ) -> None:
-    monkeypatch.setattr("weftline.engine.engine.LAY_DOWN_STEPS", 1)
+    desk.engine.lay_down_steps = 1
     desk.submit("r", method("__init__"), is_actor=True)
     desk.post("r", InboxKind.PAUSE)
     desk.turn()
@@ -369,3 +369,32 @@ def test_an_actor_whose_caller_still_waits_or_that_is_paused_lays_nothing_down(
     before = desk.journal.kinds("r").count("ActorRested")
     desk.succeed("add", state=1)
     assert desk.journal.kinds("r").count("ActorRested") == before
+
+
+def test_a_parked_run_that_was_taken_over_meanwhile_is_found_out_by_and_by(desk: Desk) -> None:
+    for n in range(25):
+        desk.submit(f"r{n}", step("a", 1), signal("w"))
+    desk.wait(3.0)
+    second = Desk(desk.journal, "e2")
+    second.adopt("r0")
+    second.adopt("r24")
+    desk.wait(4 * LOOK_S)
+    for n in (0, 24):
+        assert isinstance(desk.gone(f"r{n}")[0], WorkflowRunningError)
+        assert desk.engine.drives(f"r{n}") is None
+    assert desk.engine.open_runs == 23
+    assert not desk.is_loaded("r7")
+
+
+def test_a_run_whose_step_was_handed_back_and_waits_for_room_stays(desk: Desk) -> None:
+    desk.executor.slots = 2
+    desk.submit("r", step("a"))
+    desk.submit("other", step("b"))
+    desk.report(Started(key=desk.attempt("a").key, at=1000.0, worker="w"))
+    desk.turn()
+    desk.executor.slots = 1
+    desk.give_back("a")
+    desk.wait(5.0)
+    assert desk.is_loaded("r")
+    desk.succeed("b")
+    assert desk.under_way() == ["a"]

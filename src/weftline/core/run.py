@@ -269,7 +269,7 @@ class Run:
     @property
     def is_at_rest(self) -> bool:
         """Whether it is an actor whose calls have all ended: open, and yet there is a result."""
-        if not (self.is_actor and self.is_open):
+        if not (self.is_actor and self.is_open) or self.is_pending:
             return False
         # What a wait for steps left, and nobody took up, is not waited for.
         return self.unfinished == 0 or (bool(self._edges) and self._undelivered == 0)

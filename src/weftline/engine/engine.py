@@ -12,7 +12,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from errno import ENOSPC
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, islice
 from random import Random
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ from weftline.core.events import (
 )
 from weftline.core.graph import Graph, Join, Step, decode_pages, problems_of
 from weftline.core.policy import Placement
-from weftline.core.run import Run, StepStatus
+from weftline.core.run import Run, StepState, StepStatus
 from weftline.core.values import Error
 from weftline.engine.active import (
     ActiveRun,
@@ -112,6 +112,9 @@ PARK_AFTER_S = 1.0
 LOOK_S = 5.0
 """How often the inbox is looked at without having been told of news, which may get lost."""
 
+CHECKED_AT_ONCE = 10
+"""So many parked runs are looked after each time."""
+
 ASK_FOR_TURN_S = 0.1
 """How often turns to run are asked for that another process may have given back."""
 
@@ -162,6 +165,7 @@ class Engine:
         seed: int | None = None,
     ) -> None:
         self.engine_id = engine_id
+        self.lay_down_steps = LAY_DOWN_STEPS
         self._turns = turns or Turns()
         self._ask_for_turn_at = 0.0
         self._committer = committer
@@ -178,6 +182,7 @@ class Engine:
         self._postponed: list[Report] = []  # on parked runs that could not be loaded
         self._look_at = clock.monotonic() + LOOK_S
         self._has_more_news = self._has_driven = False
+        self._check_at = 0.0
         self._in_flight: dict[int, InFlight] = {}
         self._last_key = 0
         self._lanes: dict[Lane, deque[tuple[ActiveRun, int, int]]] = {}
@@ -356,6 +361,8 @@ class Engine:
         now = self._clock.monotonic()
         if self._look_at <= now:
             self._read_inbox()
+        if self._parked and self._check_at <= now:
+            self._check_parked(now)
         if self._quiet and self._quiet[0][0] <= now:
             self._park_quiet(now)
         if self._turns.pending and self._ask_for_turn_at <= now:
@@ -527,7 +534,8 @@ class Engine:
         )
         if report.stays:
             output = graph.output
-            if isinstance(output, int) and isinstance(graph.steps[output].action, PythonCall):
+            action = graph.steps[output].action if isinstance(output, int) else None
+            if isinstance(output, int) and isinstance(action, PythonCall) and not action.listens:
                 active.kept[len(active.run.steps) + output] = report.key
             else:  # what it waits for will never be carried out by a process
                 self._executor.kill({report.key})
@@ -619,10 +627,8 @@ class Engine:
         run = active.run
         if run.may_start:
             for step in run.steps:
-                is_begun = step.status is StepStatus.RUNNING and step.may_begin
-                if is_begun and isinstance(step.spec.action, PythonCall):
-                    if step.number not in active.attempts:
-                        run.ready.append(step.number)
+                if step.status is StepStatus.RUNNING and self._is_to_begin(active, step):
+                    run.ready.append(step.number)
 
     def _next_wait(self, run: Run) -> Event | None:
         """The beginning of a wait that is READY; it is recorded with what made it so."""
@@ -789,7 +795,7 @@ class Engine:
         if part.ending is not None and part.generation == run.generation:
             self._tell_ending(active, part.ending)
         may_lay_down = run.is_at_rest and run.may_start and not active.step_listeners
-        if may_lay_down and len(run.steps) >= LAY_DOWN_STEPS:
+        if may_lay_down and len(run.steps) >= self.lay_down_steps:
             # So that a call costs the same for ever.
             self._record(active, run.lay_down())
         if run.is_open and not active.is_looked_at:
@@ -848,12 +854,11 @@ class Engine:
     def _lose(self, part: Part) -> None:
         """The run was refused: its id is taken, or somebody else owns it now."""
         active = part.active
+        error = taken_over(active.run_id)
         if part.change.creation is not None:
             text = f"the workflow id {active.run_id!r} is in use already"
-        else:
-            text = f"run {active.run_id!r} was taken over by another process"
+            error = WorkflowRunningError(text, active.run_id)
         self._forget(active)
-        error = WorkflowRunningError(text, active.run_id)
         active.tell(Gone(error, is_outdated=part.change.takes))
 
     def _forget(self, active: ActiveRun) -> None:
@@ -1043,10 +1048,29 @@ class Engine:
             self._in_flight[n].lane.listens for n in active.attempts.values()
         ):
             return False
-        # One that is held back has READY steps, and is listed anew when its turn comes.
-        begun = active.attempts
-        ready = (s for s in run.steps if s.status is StepStatus.READY and s.number not in begun)
-        return not (run.may_start and any(ready))
+        # What is held back is listed anew when it may begin.
+        return not (run.may_start and any(self._is_to_begin(active, step) for step in run.steps))
+
+    def _is_to_begin(self, active: ActiveRun, step: StepState) -> bool:
+        """Whether the step is READY, or was handed back by its executor, and nobody has it."""
+        is_begun = step.status is StepStatus.RUNNING and step.may_begin
+        if not is_begun and step.status is not StepStatus.READY:
+            return False
+        return isinstance(step.spec.action, PythonCall) and step.number not in active.attempts
+
+    def _check_parked(self, now: float) -> None:
+        """Find out which parked runs others own by now: nothing else tells an engine that was
+        stopped for so long that it was taken for dead. A few at a time, since they are seldom."""
+        self._check_at = now + LOOK_S
+        for run_id in list(islice(self._parked, CHECKED_AT_ONCE)):
+            active = self._parked[run_id] = self._parked.pop(run_id)  # behind the others
+            try:
+                found = self._journal.read(run_id, active.last_seq)
+            except StorageError:
+                return
+            if found is None or found[0].epoch != active.epoch:
+                self._forget(active)
+                active.tell(Gone(taken_over(run_id)))
 
     def _is_parked(self, active: ActiveRun) -> bool:
         return self._parked.get(active.run_id) is active
@@ -1066,9 +1090,8 @@ class Engine:
         del self._parked[active.run_id]
         self._runs[active.run_id] = active
         if recorded is None or recorded.record.epoch != active.epoch:
-            text = f"run {active.run_id!r} was taken over by another process"
             self._forget(active)
-            active.tell(Gone(WorkflowRunningError(text, active.run_id)))
+            active.tell(Gone(taken_over(active.run_id)))
             return True
         active.run = recorded.run
         # What was to begin has begun; what is held back is listed anew when it may.
@@ -1243,7 +1266,9 @@ class Engine:
         self._record(active, adopted)
         if not was_open and run.finished is not RunStatus.SUCCESSFUL:
             self._take_in_older(active, record)
-            self._record(active, RunResumed(is_pending=not self._turns.take(active)))
+            # An actor that has nothing to do needs no turn to do so.
+            is_pending = run.unfinished > 0 and not self._turns.take(active)
+            self._record(active, RunResumed(is_pending=is_pending))
         elif run.is_open and not run.is_pending and not run.is_at_rest:
             self._turns.take_anyway(active)
         if run.is_pending:
@@ -1329,6 +1354,11 @@ class Engine:
             stopped = WorkflowError(f"run {run_id!r} was let go: the engine is stopping", run_id)
             self._let_go(run_id, stopped)
         self._write_releases()
+
+
+def taken_over(run_id: str) -> WorkflowRunningError:
+    """Why this engine does not drive a run any more."""
+    return WorkflowRunningError(f"run {run_id!r} was taken over by another process", run_id)
 
 
 def never_had(run_id: str, name: str) -> WorkflowError:
