@@ -995,7 +995,9 @@ class World:
         check(not inside._turns.pending, "a run waits for its turn for ever")
         check(not engine.executor.staying, "a process waits for nothing")
         mine = [a for a in known if self.audit.shadows[a.run_id].owner == engine.engine_id]
-        left = [active.run_id for active in mine if active.stored.status is not RunStatus.SUCCESSFUL]
+        left = [
+            active.run_id for active in mine if active.stored.status is not RunStatus.SUCCESSFUL
+        ]
         check(not left, f"{left} is kept in memory")
         check(not (inside._in_flight or inside._lanes or inside._releases), "something is left")
 

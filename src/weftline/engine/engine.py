@@ -798,7 +798,7 @@ class Engine:
         if may_lay_down and len(run.steps) >= self.lay_down_steps:
             # So that a call costs the same for ever.
             self._record(active, run.lay_down())
-        if run.is_open and not active.is_looked_at:
+        if run.is_open:
             self._look_later(active)
 
     def _tell_late(self, active: ActiveRun) -> None:
@@ -924,6 +924,7 @@ class Engine:
         """Start a step that came back; not before a resume that allows it is durable."""
         if not active.run.may_start:
             self._rest(active)
+            self._look_later(active)  # no commit will make anybody look
         elif self._has_unwritten(active):
             active.run.ready.appendleft(number)
             self._note_unwritten(active)
@@ -1036,20 +1037,22 @@ class Engine:
 
     def _look_later(self, active: ActiveRun) -> None:
         """See after a while whether the run can be parked."""
-        active.is_looked_at = True
-        at = self._clock.monotonic() + PARK_AFTER_S
-        self._quiet.append((at, active.last_seq, active))
+        if not active.is_looked_at:
+            active.is_looked_at = True
+            at = self._clock.monotonic() + PARK_AFTER_S
+            self._quiet.append((at, active.last_seq, active))
 
     def _is_quiet(self, active: ActiveRun) -> bool:
+        """Whether nothing of the run is to be done before there is news."""
         run = active.run
-        is_idle = not (active.is_queued or active.starved or run.ready or run.beginning)
-        is_idle = is_idle and run.is_open and not self._has_unwritten(active)
-        if not is_idle or not all(
-            self._in_flight[n].lane.listens for n in active.attempts.values()
-        ):
+        if not run.is_open or self._has_unwritten(active):
             return False
-        # What is held back is listed anew when it may begin.
-        return not (run.may_start and any(self._is_to_begin(active, step) for step in run.steps))
+        if not all(self._in_flight[n].lane.listens for n in active.attempts.values()):
+            return False
+        if not run.may_start:
+            return True  # what is held back is listed anew when it may begin
+        is_listed = active.starved or run.ready or run.beginning
+        return not (is_listed or any(self._is_to_begin(active, step) for step in run.steps))
 
     def _is_to_begin(self, active: ActiveRun, step: StepState) -> bool:
         """Whether the step is READY, or was handed back by its executor, and nobody has it."""
