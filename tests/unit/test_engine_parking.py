@@ -423,3 +423,12 @@ def test_a_paused_run_whose_last_attempt_came_back_is_unloaded(desk: Desk) -> No
     desk.give_back("a")
     desk.wait(2.0)
     assert not desk.is_loaded("r")
+
+
+def test_an_outcome_for_a_parked_run_of_somebody_else_comes_to_nothing(desk: Desk) -> None:
+    parked(desk, step("a", 1, 2), listener("l"), listener("m"))
+    Desk(desk.journal, "e2").adopt("r")
+    desk.succeed("l")
+    assert isinstance(desk.gone("r")[0], WorkflowRunningError)
+    assert desk.executor.killed == ["m"]
+    assert desk.engine._in_flight == {}

@@ -668,10 +668,9 @@ class Engine:
             self._executor.kill(keys)
 
     def _kill(self, keys: set[int]) -> None:
-        for key in keys:
-            del self._in_flight[key]
-        if keys:
-            self._executor.kill(keys)
+        under_way = {key for key in keys if self._in_flight.pop(key, None) is not None}
+        if under_way:
+            self._executor.kill(under_way)
 
     def _commit(self) -> None:
         """Write everything that is unwritten: here and now, or, where that takes long and there
@@ -889,7 +888,8 @@ class Engine:
             return  # READY they stay: a resume lists them anew
         for number in ready:
             if number in active.kept:
-                self._start_beside(active, number)
+                if not self._waits_for_commit(active, active.run.steps[number]):
+                    self._start_beside(active, number)
             elif number not in active.attempts:
                 self._queue(active, number)
 
@@ -946,11 +946,7 @@ class Engine:
                         continue  # it is held back, or its scope was closed meanwhile
                     if step.status is StepStatus.WAITING or number in active.attempts:
                         continue  # it was listed twice, and has begun or failed since
-                    if step.spec.join is Join.ONE_SUCCEEDED and self._has_unwritten(active):
-                        # It may begin beside steps that end just now: what it reads of them must
-                        # be durable first.
-                        run.ready.append(number)
-                        self._note_unwritten(active)
+                    if self._waits_for_commit(active, step):
                         continue
                     attempt = self._attempt(active, number)
                     self._in_flight[attempt.key] = InFlight(active, number, attempt.number, lane)
@@ -961,6 +957,15 @@ class Engine:
                 del self._lanes[lane]
             elif attempts:  # to the end, so that lanes take turns
                 self._lanes[lane] = self._lanes.pop(lane)
+
+    def _waits_for_commit(self, active: ActiveRun, step: StepState) -> bool:
+        """One that begins with the first success may do so beside steps that end just now: what it
+        reads of them must be durable first."""
+        if step.spec.join is not Join.ONE_SUCCEEDED or not self._has_unwritten(active):
+            return False
+        active.run.ready.append(step.number)
+        self._note_unwritten(active)
+        return True
 
     def _attempt(self, active: ActiveRun, number: int) -> Attempt:
         run = active.run
@@ -1120,7 +1125,8 @@ class Engine:
             log.error("run %s contradicts itself: %s", run_id, error)
             return None
         record = recorded.record
-        if record.engine != self.engine_id or run_id in self._releases:
+        # An open one is not driven here: it was let go of, and that is not written yet.
+        if record.engine != self.engine_id or run_id in self._releases or recorded.run.is_open:
             return None
         active = ActiveRun(run_id, recorded.run, record.creation, record.epoch, record.last_seq)
         active.stored, active.is_owned = record.summary, True
