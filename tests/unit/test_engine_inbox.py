@@ -299,6 +299,24 @@ def test_a_run_that_is_being_released_takes_nothing_in(desk: Desk) -> None:
     assert desk.journal.row("r").summary.status is RunStatus.CANCELED
 
 
+def test_a_run_that_was_let_go_in_doubt_takes_nothing_in_until_it_is_taken(desk: Desk) -> None:
+    desk.submit("r", step("a", 1, 2), signal("w"), step("b"))
+    desk.journal.troubles = ["unknown, written"]
+    desk.journal.is_silent = True
+    desk.succeed("b")
+    desk.engine.let_go("r", lambda: None)
+    desk.turn()
+    desk.journal.is_silent = False
+    desk.send("r", 1)
+    desk.wait(10.0)
+    assert desk.engine.drives("r") is None
+    assert len(desk.journal.list_inbox("r")) == 1
+    desk.adopt("r")
+    desk.turn()
+    assert desk.under_way() == ["a"]
+    assert desk.journal.list_inbox("r") == []
+
+
 # -- waits --------------------------------------------------------------------------------------
 
 

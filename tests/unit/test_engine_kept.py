@@ -5,7 +5,7 @@ import pytest
 from tests.desk import Desk
 from tests.graphs import LISTEN, packed, signal, some, step, timer
 from weftline.core.events import RunStatus
-from weftline.core.graph import Step
+from weftline.core.graph import Join, Step
 from weftline.ports import InboxKind
 
 
@@ -137,3 +137,19 @@ def test_a_process_is_let_go_when_its_run_contradicts_itself(desk: Desk) -> None
     desk.extend("a", step("x"), stays=True)
     assert desk.executor.kept == set()
     assert desk.engine.drives("r") is None
+
+
+def test_a_step_in_place_that_begins_with_the_first_success_reads_only_what_is_durable(
+    desk: Desk,
+) -> None:
+    desk.submit("other", step("o"))
+    key = kept(desk, step("x", 1, 2, join=Join.ONE_SUCCEEDED), step("p"), step("q"))
+    desk.slow_commits()
+    desk.succeed("p")
+    desk.succeed("q")
+    desk.committer.finish()
+    desk.turn()
+    assert desk.under_way() == ["o"]
+    desk.committer.finish()
+    desk.turn()
+    assert (desk.attempt("x").beside, desk.attempt("x").inputs) == (key, [packed("p"), packed("q")])

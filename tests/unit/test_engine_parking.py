@@ -398,3 +398,37 @@ def test_a_run_whose_step_was_handed_back_and_waits_for_room_stays(desk: Desk) -
     assert desk.is_loaded("r")
     desk.succeed("b")
     assert desk.under_way() == ["a"]
+
+
+def test_a_paused_run_with_a_held_back_wait_and_a_starved_step_is_unloaded(desk: Desk) -> None:
+    desk.submit("r", step("sum", 1, 2, 3), step("a"), step("b"), timer("t", 1.0, 1))
+    desk.starve("b")
+    desk.post("r", InboxKind.PAUSE)
+    desk.turn()
+    desk.succeed("a")
+    desk.wait(3.0)
+    assert not desk.is_loaded("r")
+    desk.wait(20.0)
+    desk.post("r", InboxKind.CONTINUE)
+    desk.wait(1.5)
+    assert desk.under_way() == ["b"]
+    assert desk.status("r", "t") is StepStatus.SUCCESSFUL
+
+
+def test_a_paused_run_whose_last_attempt_came_back_is_unloaded(desk: Desk) -> None:
+    desk.submit("r", step("a"))
+    desk.post("r", InboxKind.PAUSE)
+    desk.wait(5.0)
+    assert desk.is_loaded("r")
+    desk.give_back("a")
+    desk.wait(2.0)
+    assert not desk.is_loaded("r")
+
+
+def test_an_outcome_for_a_parked_run_of_somebody_else_comes_to_nothing(desk: Desk) -> None:
+    parked(desk, step("a", 1, 2), listener("l"), listener("m"))
+    Desk(desk.journal, "e2").adopt("r")
+    desk.succeed("l")
+    assert isinstance(desk.gone("r")[0], WorkflowRunningError)
+    assert desk.executor.killed == ["m"]
+    assert desk.engine._in_flight == {}

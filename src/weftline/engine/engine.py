@@ -668,10 +668,9 @@ class Engine:
             self._executor.kill(keys)
 
     def _kill(self, keys: set[int]) -> None:
-        for key in keys:
-            del self._in_flight[key]
-        if keys:
-            self._executor.kill(keys)
+        under_way = {key for key in keys if self._in_flight.pop(key, None) is not None}
+        if under_way:
+            self._executor.kill(under_way)
 
     def _commit(self) -> None:
         """Write everything that is unwritten: here and now, or, where that takes long and there
@@ -798,7 +797,7 @@ class Engine:
         if may_lay_down and len(run.steps) >= self.lay_down_steps:
             # So that a call costs the same for ever.
             self._record(active, run.lay_down())
-        if run.is_open and not active.is_looked_at:
+        if run.is_open:
             self._look_later(active)
 
     def _tell_late(self, active: ActiveRun) -> None:
@@ -889,7 +888,8 @@ class Engine:
             return  # READY they stay: a resume lists them anew
         for number in ready:
             if number in active.kept:
-                self._start_beside(active, number)
+                if not self._waits_for_commit(active, active.run.steps[number]):
+                    self._start_beside(active, number)
             elif number not in active.attempts:
                 self._queue(active, number)
 
@@ -924,6 +924,7 @@ class Engine:
         """Start a step that came back; not before a resume that allows it is durable."""
         if not active.run.may_start:
             self._rest(active)
+            self._look_later(active)  # no commit will make anybody look
         elif self._has_unwritten(active):
             active.run.ready.appendleft(number)
             self._note_unwritten(active)
@@ -945,11 +946,7 @@ class Engine:
                         continue  # it is held back, or its scope was closed meanwhile
                     if step.status is StepStatus.WAITING or number in active.attempts:
                         continue  # it was listed twice, and has begun or failed since
-                    if step.spec.join is Join.ONE_SUCCEEDED and self._has_unwritten(active):
-                        # It may begin beside steps that end just now: what it reads of them must
-                        # be durable first.
-                        run.ready.append(number)
-                        self._note_unwritten(active)
+                    if self._waits_for_commit(active, step):
                         continue
                     attempt = self._attempt(active, number)
                     self._in_flight[attempt.key] = InFlight(active, number, attempt.number, lane)
@@ -960,6 +957,15 @@ class Engine:
                 del self._lanes[lane]
             elif attempts:  # to the end, so that lanes take turns
                 self._lanes[lane] = self._lanes.pop(lane)
+
+    def _waits_for_commit(self, active: ActiveRun, step: StepState) -> bool:
+        """One that begins with the first success may do so beside steps that end just now: what it
+        reads of them must be durable first."""
+        if step.spec.join is not Join.ONE_SUCCEEDED or not self._has_unwritten(active):
+            return False
+        active.run.ready.append(step.number)
+        self._note_unwritten(active)
+        return True
 
     def _attempt(self, active: ActiveRun, number: int) -> Attempt:
         run = active.run
@@ -1036,20 +1042,22 @@ class Engine:
 
     def _look_later(self, active: ActiveRun) -> None:
         """See after a while whether the run can be parked."""
-        active.is_looked_at = True
-        at = self._clock.monotonic() + PARK_AFTER_S
-        self._quiet.append((at, active.last_seq, active))
+        if not active.is_looked_at:
+            active.is_looked_at = True
+            at = self._clock.monotonic() + PARK_AFTER_S
+            self._quiet.append((at, active.last_seq, active))
 
     def _is_quiet(self, active: ActiveRun) -> bool:
+        """Whether nothing of the run is to be done before there is news."""
         run = active.run
-        is_idle = not (active.is_queued or active.starved or run.ready or run.beginning)
-        is_idle = is_idle and run.is_open and not self._has_unwritten(active)
-        if not is_idle or not all(
-            self._in_flight[n].lane.listens for n in active.attempts.values()
-        ):
+        if not run.is_open or self._has_unwritten(active):
             return False
-        # What is held back is listed anew when it may begin.
-        return not (run.may_start and any(self._is_to_begin(active, step) for step in run.steps))
+        if not all(self._in_flight[n].lane.listens for n in active.attempts.values()):
+            return False
+        if not run.may_start:
+            return True  # what is held back is listed anew when it may begin
+        is_listed = active.starved or run.ready or run.beginning
+        return not (is_listed or any(self._is_to_begin(active, step) for step in run.steps))
 
     def _is_to_begin(self, active: ActiveRun, step: StepState) -> bool:
         """Whether the step is READY, or was handed back by its executor, and nobody has it."""
@@ -1117,7 +1125,8 @@ class Engine:
             log.error("run %s contradicts itself: %s", run_id, error)
             return None
         record = recorded.record
-        if record.engine != self.engine_id or run_id in self._releases:
+        # An open one is not driven here: it was let go of, and that is not written yet.
+        if record.engine != self.engine_id or run_id in self._releases or recorded.run.is_open:
             return None
         active = ActiveRun(run_id, recorded.run, record.creation, record.epoch, record.last_seq)
         active.stored, active.is_owned = record.summary, True
