@@ -114,8 +114,9 @@ def many(count: int, threads: int) -> Figures:
     or, with 0, all handed to the engine at once."""
     from weftline import workflow
     from weftline.api.checks import new_id
-    from weftline.app import Drive, home
+    from weftline.app import home
     from weftline.authoring.step import to_workflow
+    from weftline.driving import Drive
 
     step = workflow.step(add_one)
 

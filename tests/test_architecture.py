@@ -36,6 +36,7 @@ FLOOR = {
     "engine": 3,
     "workers": 3,
     "app": 4,
+    "driving": 4,
     "controller": 4,
     "link": 4,
     "upkeep": 4,
@@ -52,8 +53,10 @@ NEIGHBOURS = {
     ("codecs", "ports"),
     ("code", "ports"),
     ("control", "wire"),
+    ("app", "driving"),
     ("app", "link"),
     ("controller", "app"),
+    ("controller", "driving"),
     ("__init__", "workflow"),
 }
 

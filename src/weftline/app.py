@@ -7,10 +7,8 @@ import os
 import sys
 import threading
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Sequence
-from errno import ENOSPC
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -33,9 +31,8 @@ from weftline.core.graph import Graph, Pages, decode_pages, differences
 from weftline.core.run import Run, StepState
 from weftline.core.values import Error, Packed, objects_of
 from weftline.core.workflow import Workflow
-from weftline.engine.active import Ended, Gone, News, Output, Stalled, Submission
-from weftline.engine.committer import Committer
-from weftline.engine.engine import Engine
+from weftline.driving import Answer, Drive, EngineHere, EngineThread
+from weftline.engine.active import Ended, Gone, Submission
 from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout, find_end
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import Recorded, RunReader, read_run
@@ -44,7 +41,6 @@ from weftline.errors import (
     ControllerUnavailable,
     OtherPython,
     StepNotFoundError,
-    StorageFull,
     WeftlineError,
     WorkflowCanceledError,
     WorkflowExecutionError,
@@ -53,7 +49,7 @@ from weftline.errors import (
     WorkflowRunningError,
 )
 from weftline.link.link import Link, Listener
-from weftline.ports import ActorCall, Creation, Executor, InboxKind, ObjectStore, RunRecord, Signal
+from weftline.ports import ActorCall, Creation, InboxKind, ObjectStore, RunRecord, Signal
 from weftline.version import PYTHON, __version__
 from weftline.wire import MARKER
 from weftline.workers.attempt import current
@@ -63,9 +59,6 @@ from weftline.workers.orphans import end_orphans
 from weftline.workers.shares import Places
 from weftline.workers.slots import Slots, find_slots
 from weftline.workers.threads import Threads
-
-PATIENCE_STORAGE_S = 30.0
-"""How long a driver waits for a home that cannot be written before it lets its run go."""
 
 PATIENCE_CANCEL_S = 10.0
 """How long `cancel` waits for the run's end."""
@@ -136,7 +129,7 @@ class App:
         warned: tuple[str, ...] = (),
         follow: bool = False,
         quiet: bool = False,
-    ) -> "Drive":
+    ) -> Drive:
         """Submit a new run and drive it from here.
 
         The drive raises WorkflowRunningError when the id is taken.
@@ -156,13 +149,13 @@ class App:
             objects=objects,
             warnings=warned,
         )
-        drive = Drive(self, run_id, self._engine(), quiet)
+        drive = Drive(self.journal, run_id, self._engine(), quiet)
         self._check(drive, drive.engine.refusal_of(workflow.graph))
         drive.engine.submit(submission, drive.listen, forward=not quiet, wants_events=follow)
         return drive
 
     @staticmethod
-    def _check(drive: "Drive", problem: WeftlineError | None) -> None:
+    def _check(drive: Drive, problem: WeftlineError | None) -> None:
         if problem is not None:
             drive.close()
             raise problem
@@ -174,7 +167,7 @@ class App:
         written: Workflow | None = None,
         follow: bool = False,
         quiet: bool = False,
-    ) -> "Drive | Ended":
+    ) -> Drive | Ended:
         """Let a recorded run go on from here; its end, when it has a result already.
 
         `written` is what the person asks to be run under this id: where it differs from what is
@@ -186,7 +179,7 @@ class App:
         if shared is not None and shared.engine.drives(run_id) is not None:
             if shared.engine.drives(run_id):
                 raise WorkflowRunningError(f"run {run_id!r} is running in this process", run_id)
-            drive = Drive(self, run_id, shared, quiet)
+            drive = Drive(self.journal, run_id, shared, quiet)
             drive.again = lambda: self._proceed_again(drive, follow=follow)
             shared.engine.rejoin(run_id, drive.listen, forward=not quiet)
             return drive
@@ -200,14 +193,14 @@ class App:
             return Ended.of(recorded.run)
         for text in usable_environment(recorded.record.creation.environment)[1]:
             warnings.warn(text, stacklevel=4)
-        drive = Drive(self, run_id, self._engine(), quiet)
+        drive = Drive(self.journal, run_id, self._engine(), quiet)
         left = [step.spec for step in recorded.run.steps if not step.is_ended]
         self._check(drive, drive.engine.lacking(left))
         drive.again = lambda: self._proceed_again(drive, follow=follow)
         self._take_over(drive, recorded, follow=follow)
         return drive
 
-    def _take_over(self, drive: "Drive", recorded: Recorded, *, follow: bool) -> None:
+    def _take_over(self, drive: Drive, recorded: Recorded, *, follow: bool) -> None:
         environment, noted = usable_environment(recorded.record.creation.environment)
         drive.engine.adopt(
             recorded,
@@ -219,7 +212,7 @@ class App:
             wants_events=follow,
         )
 
-    def _proceed_again(self, drive: "Drive", *, follow: bool) -> None:
+    def _proceed_again(self, drive: Drive, *, follow: bool) -> None:
         """The run changed while it was taken over: its owner has just recorded what a step of it
         came to, and may have let go of it."""
         recorded = read_run(self.journal, drive.run_id)
@@ -327,7 +320,7 @@ class App:
             is_actor=planned.is_actor,
             group=planned.group,
         )
-        answer = _Answer(self._or_else(planned))
+        answer = Answer(self._or_else(planned))
         engine.submit(submission, answer.listen, on_accepted=answer.accept)
         return answer.wait()
 
@@ -370,7 +363,7 @@ class App:
 
     def _rejoin(self, run_id: str) -> WeftlineError | None:
         """Let such a run go on here; a controller does when this process ends."""
-        answer = _Answer(lambda news: None)
+        answer = Answer(lambda news: None)
         engine = self.open_engine().engine
         engine.rejoin(run_id, answer.listen, detached=True, on_accepted=answer.accept)
         return answer.wait()
@@ -406,7 +399,7 @@ class App:
             self.make_free(recorded.record)
         except WeftlineError as error:
             return error
-        answer = _Answer(lambda news: None)
+        answer = Answer(lambda news: None)
         engine.adopt(
             recorded,
             answer.listen,
@@ -764,7 +757,7 @@ class App:
 
     # -- engines --------------------------------------------------------------------------------
 
-    def _engine(self) -> "EngineThread | _EngineHere":
+    def _engine(self) -> EngineThread | EngineHere:
         """What drives runs: one engine on its own thread for the whole process, or, with the
         inline executor, a fresh engine in the thread that calls."""
         executor = self.settings.executor
@@ -772,26 +765,17 @@ class App:
         # else wait for others that may all be waiting likewise.
         if executor == "inline" or (executor == "threads" and current() is not None):
             self.journal.change_count()
-            return _EngineHere(self)
+            return EngineHere(self.journal, self.new_inline(), self._new_turns())
         return self.open_engine()
 
-    def open_engine(self) -> "EngineThread":
+    def open_engine(self) -> EngineThread:
         """The process's engine on its own thread, started if there is none."""
         with self._lock:
             if self._shared is None or self._shared.engine.has_failed:
                 # A home that cannot be used says so now; the engine would try again for a while.
                 self.journal.change_count()
-                self._shared = EngineThread(self)
+                self._shared = EngineThread(self.journal, self.new_executor, self._new_turns())
             return self._shared
-
-    def new_engine(
-        self, executor: Executor, engine_id: str, committer: Committer | None = None
-    ) -> Engine:
-        """An engine on this home, registered as alive."""
-        turns = self._new_turns()
-        engine = Engine(engine_id, self.journal, executor, time, committer=committer, turns=turns)
-        self.journal.register(engine_id, engine.look)
-        return engine
 
     def _new_turns(self) -> Turns:
         """Whose turn it is to run, as far as anything limits that."""
@@ -915,161 +899,6 @@ class App:
         self.journal.close()
 
 
-class EngineThread:
-    """The process's engine, on a thread of its own for as long as the process lives."""
-
-    def __init__(self, app: App) -> None:
-        self.engine_id = uuid.uuid4().hex
-        self._journal = app.journal
-        self._executor = app.new_executor(self.engine_id)
-        self._committer = Committer(app.journal, self._executor.wake)
-        self.engine = app.new_engine(self._executor, self.engine_id, self._committer)
-        self._thread = threading.Thread(target=self._main, name="weftline-engine", daemon=True)
-        self._thread.start()
-
-    def _main(self) -> None:
-        try:
-            self.engine.run_forever()
-        finally:
-            self._committer.close()
-            self._executor.close()
-            self._journal.release(self.engine_id)  # should it have failed, others may go on
-
-    def pump(self) -> None:
-        """Nothing: the thread turns by itself."""
-
-    def release(self) -> None:
-        """Nothing: the engine outlives its runs."""
-
-    def close(self) -> None:
-        with contextlib.suppress(WeftlineError):  # it failed before
-            self.engine.stop()
-        self._thread.join(10.0)
-        self._journal.release(self.engine_id)
-
-
-class _EngineHere:
-    """An engine for one run, turned by the thread that waits for it."""
-
-    def __init__(self, app: App) -> None:
-        self.engine_id = uuid.uuid4().hex
-        self._journal = app.journal
-        self._executor = app.new_inline()
-        self.engine = app.new_engine(self._executor, self.engine_id)
-
-    def pump(self) -> None:
-        self.engine.turn()
-
-    def release(self) -> None:
-        self._executor.close()
-        self._journal.release(self.engine_id)
-
-
-class Drive:
-    """A run that is being driven from here: what happens in it, and its end."""
-
-    def __init__(
-        self, app: App, run_id: str, host: "EngineThread | _EngineHere", quiet: bool
-    ) -> None:
-        self.run_id, self._app, self._host = run_id, app, host
-        self.engine = host.engine
-        self._mailbox: SimpleQueue[News] = SimpleQueue()
-        self.listen: Callable[[News], None] = self._mailbox.put
-        self.again: Callable[[], None] | None = None
-        """Takes the run over once more, after it changed while that was tried."""
-        self.is_quiet = quiet
-
-    def news(self, timeout_s: float | None = None) -> News | None:
-        """The next news of the run; None when there is none in time.
-
-        Raises: StorageFull when the home could not be written for too long (the run is let go).
-        """
-        try:
-            if isinstance(self._host, _EngineHere):
-                while self._mailbox.empty():
-                    self._host.pump()
-            news = self._mailbox.get(timeout=timeout_s)
-        except Empty:
-            return None
-        if isinstance(news, Gone) and news.is_outdated and self.again is not None:
-            self.again()
-            return None
-        if isinstance(news, Stalled):
-            waited = time.monotonic() - news.since
-            if waited >= PATIENCE_STORAGE_S:
-                self.let_go()
-                if not isinstance(news.error, StorageFull):
-                    raise news.error
-                text = (
-                    f"{news.error.strerror or news.error}; run {self.run_id!r} was let go after"
-                    f" {waited:.0f} s: free some space, then resume it"
-                )
-                raise StorageFull(ENOSPC, text) from news.error
-        return news
-
-    def wait(self) -> Ended:
-        """Wait for the run's end, and print what its steps print meanwhile.
-
-        Raises: WorkflowRunningError and others when the run is not driven from here after all;
-        KeyboardInterrupt lets the run go, so that it is RESUMABLE.
-        """
-        try:
-            while True:
-                news = self.news()
-                if isinstance(news, Ended):
-                    return news
-                if isinstance(news, Gone):
-                    raise news.error
-                if isinstance(news, Output):
-                    print_output(news)
-        except KeyboardInterrupt as interrupt:
-            self.let_go()
-            interrupt.add_note(
-                f"Run {self.run_id!r} is RESUMABLE: workflow.resume({self.run_id!r}) goes on."
-            )
-            raise
-        finally:
-            self._host.release()
-
-    def cancel(self) -> None:
-        """End the run: running steps are killed, no further one starts."""
-        self._app.journal.post(self.run_id, InboxKind.CANCEL, b"null")
-
-    def let_go(self) -> None:
-        """Stop driving the run; it is RESUMABLE when this returns."""
-        done = threading.Event()
-        self.engine.let_go(self.run_id, done.set)
-        while not done.is_set():
-            self._host.pump()
-            done.wait(0.01 if isinstance(self._host, _EngineHere) else 10.0)
-
-    def close(self) -> None:
-        """Give back what was opened to drive the run; `wait` does it by itself."""
-        self._host.release()
-
-
-class _Answer:
-    """Waits until an engine of this process has accepted a run or refused it."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._answers: SimpleQueue[WeftlineError | None] = SimpleQueue()
-        self._is_accepted = False
-
-    def accept(self) -> None:
-        self._is_accepted = True
-        self._answers.put(None)
-
-    def listen(self, news: News) -> None:
-        if isinstance(news, Gone) and not self._is_accepted:
-            self._answers.put(news.error)
-        elif isinstance(news, Ended | Gone):
-            self._listener(news)
-
-    def wait(self) -> WeftlineError | None:
-        return self._answers.get()
-
-
 # -- this process's home ------------------------------------------------------------------------
 
 _lock = threading.Lock()
@@ -1132,14 +961,6 @@ def close_home() -> None:
 
 
 # -- what goes in and comes out -----------------------------------------------------------------
-
-
-def print_output(output: Output) -> None:
-    """Lines of a step on the driver's own stdout or stderr, with the step's name."""
-    stream = sys.stderr if output.stream == "stderr" else sys.stdout
-    lines = output.text.splitlines()
-    stream.write("".join(f"({output.step}) {line}\n" for line in lines))
-    stream.flush()
 
 
 def _new_run(number: int, planned: Planned, now: float, environment: Environment) -> NewRun:

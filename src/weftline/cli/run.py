@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from typer import BadParameter
 
-from weftline.app import App, Drive, home
+from weftline.app import App, home
 from weftline.authoring.step import to_workflow
 from weftline.cli.loading import compose, find_target, new_id, parse_params
 from weftline.cli.results import error_document, is_json, load_result
@@ -36,6 +36,7 @@ from weftline.cli.view import View, new_view
 from weftline.core.events import GraphExtended, RunStatus, RunSubmitted
 from weftline.core.graph import Graph, decode_pages
 from weftline.core.values import Error
+from weftline.driving import Drive
 from weftline.engine.active import Committed, Ended, Gone, Output, Stalled
 from weftline.errors import WeftlineError, WorkflowNotFoundError
 

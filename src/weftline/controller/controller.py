@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 from msgspec import DecodeError
 
-from weftline.app import PATIENCE_STORAGE_S, App
+from weftline.app import App
 from weftline.control import (
     CARD,
     LOCK,
@@ -46,6 +46,7 @@ from weftline.control import (
 from weftline.controller.adoption import Adoption, has_late_news
 from weftline.controller.caller import Caller
 from weftline.core.graph import Graph, decode_pages, hash_pages
+from weftline.driving import PATIENCE_STORAGE_S
 from weftline.engine.active import Ended, Gone, News, Stalled, Submission
 from weftline.engine.engine import Engine
 from weftline.errors import (
