@@ -626,8 +626,9 @@ class App:
         """Forget the run. Raises: WorkflowNotFoundError, WorkflowRunningError."""
         record = self.get_run(run_id)
         status = self.status_of(record)
-        is_busy = self._shared is not None and self._shared.engine.drives(run_id) is not None
-        if is_busy or status in OPEN:
+        # Steps of a failed one may still run here, and are recorded when they end.
+        is_ours = self._shared is not None and self._shared.engine.drives(run_id) is not None
+        if status in OPEN or (status is RunStatus.FAILED and is_ours):
             raise WorkflowRunningError(
                 f"run {run_id!r} is {status}: it cannot be deleted while it is driven", run_id
             )

@@ -235,17 +235,21 @@ def test_what_is_left_and_not_wanted_does_not_hold_the_run_up(
 
 
 def test_the_ones_left_can_be_pickled(run_id: str, gates: Callable[[str], Gate]) -> None:
+    path = gates("held").path
+
     @workflow.step
     def hide(split: Split) -> Any:
         ready, left = split
+        note(f"{path}/arrived", "hide")
         return show.step({"ready": ready, "left": [{"deep": left[0]}]})
 
     @workflow.step
     def show(found: Any) -> Any:
         return found
 
-    held = behind.step(gates("held").path, "late")
+    held = behind.step(path, "late")
     handle = hide.step(workflow.wait([held, at_once.step("early")])).run_async(run_id)
+    assert sorted(gates("held").wait_for(2)) == ["hide", "late"]
     gates("held").open()
     expected = {"ready": ["early"], "left": [{"deep": "late"}]}
     assert handle.result(PATIENCE_S) == expected
