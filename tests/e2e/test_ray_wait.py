@@ -236,7 +236,8 @@ def test_what_is_left_and_not_wanted_does_not_hold_the_run_up(
 
 def test_the_ones_left_can_be_pickled(run_id: str, gates: Callable[[str], Gate]) -> None:
     @workflow.step
-    def hide(split: Split) -> Any:
+    def hide(split: Split, gate: str) -> Any:
+        pass_gate(gate, "the split")
         ready, left = split
         return show.step({"ready": ready, "left": [{"deep": left[0]}]})
 
@@ -245,7 +246,10 @@ def test_the_ones_left_can_be_pickled(run_id: str, gates: Callable[[str], Gate])
         return found
 
     held = behind.step(gates("held").path, "late")
-    handle = hide.step(workflow.wait([held, at_once.step("early")])).run_async(run_id)
+    split = workflow.wait([held, at_once.step("early")])
+    handle = hide.step(split, gates("seen").path).run_async(run_id)
+    gates("seen").wait_for()
+    gates("seen").open()
     gates("held").open()
     expected = {"ready": ["early"], "left": [{"deep": "late"}]}
     assert handle.result(PATIENCE_S) == expected
