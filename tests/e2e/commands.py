@@ -108,6 +108,7 @@ class Weft:
         self.environ = {n: v for n, v in os.environ.items() if not n.startswith(ours)} | {
             "WEFTLINE_HOME": str(folder / "home"),
             "WEFTLINE_NUM_CPUS": "2",
+            "WEFTLINE_CONTROLLER_IDLE_S": "5",
             "PYTHONPATH": str(Path(weftline.__file__).parents[1]),
             "TERM": "xterm-256color",
         }

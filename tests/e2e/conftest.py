@@ -187,6 +187,8 @@ class Scripts:
             cwd=self.folder,
             env=_clean_environment()
             | {"WEFTLINE_HOME": str(self.home), "PYTHONPATH": PACKAGE}
+            # Controllers that programs leave behind do not fill the machine.
+            | {"WEFTLINE_CONTROLLER_IDLE_S": "5"}
             | dict(variables or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
