@@ -573,12 +573,17 @@ class App:
 
     def status_of(self, record: RunRecord) -> RunStatus:
         """The run's status now: an open run that nobody drives is RESUMABLE."""
-        status = record.summary.status
-        if status not in OPEN:
-            return status
-        if record.engine is None or not self._is_driven(record.engine, record.run_id):
-            return RunStatus.RESUMABLE
-        return status
+        while True:
+            status = record.summary.status
+            if status not in OPEN:
+                return status
+            if record.engine is not None and self._is_driven(record.engine, record.run_id):
+                return status
+            # Its engine may have recorded its end, and let go of it, since the record was read.
+            now = self.journal.find_run(record.run_id)
+            if now is None or (now.epoch, now.last_seq) == (record.epoch, record.last_seq):
+                return RunStatus.RESUMABLE
+            record = now
 
     def _is_driven(self, engine: str, run_id: str) -> bool:
         shared = self._shared

@@ -7,6 +7,7 @@ is told where its subject is: `test_ray_object_deref.py` (references), `test_ray
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.e2e.conftest import (
     Gate,
     Scripts,
     eventually,
+    in_background,
     kill_controller,
     note,
     notes,
@@ -448,6 +450,18 @@ def test_get_output_of_a_step_that_is_not_there(run_id: str) -> None:
     identity.step(1).run(run_id)
     with pytest.raises(workflow.StepNotFoundError, match="No such step_id nothing in workflow"):
         workflow.get_output(run_id, name="nothing").result(PATIENCE_S)
+
+
+def test_a_run_that_ends_is_never_told_to_be_resumable(run_id: str) -> None:
+    for number in range(100):
+        name = f"{run_id} {number}"
+        run = in_background(identity.step(number).run, name)
+        seen = set()
+        while not run.done():
+            with suppress(workflow.WorkflowNotFoundError):
+                seen.add(workflow.get_status(name))
+        assert seen <= {workflow.RUNNING, workflow.SUCCESSFUL}
+        assert run.result() == number
 
 
 def test_status_is_text_as_well() -> None:
