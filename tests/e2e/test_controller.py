@@ -129,6 +129,7 @@ class Home:
         for process in self.started:
             if process.poll() is None:
                 process.terminate()
+            if process.stderr is not None and not process.stderr.closed:
                 process.communicate(timeout=PATIENCE_S)
         deadline = time.monotonic() + PATIENCE_S
         while self.path.exists() and (pid := self.pid) is not None:
