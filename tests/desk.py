@@ -12,7 +12,7 @@ from weftline.core.environment import Environment
 from weftline.core.events import Event, decode_event
 from weftline.core.graph import Graph, Step, encode_pages
 from weftline.core.policy import Placement
-from weftline.core.run import StepStatus
+from weftline.core.state import StepStatus
 from weftline.engine.active import Ended, Gone, News, Submission
 from weftline.engine.committer import Committer, Outcome
 from weftline.engine.engine import Engine

@@ -25,7 +25,8 @@ from weftline.core.events import (
 )
 from weftline.core.graph import Graph, Input, Join, Step, encode_pages
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement, Policy
-from weftline.core.run import Run, StepState, StepStatus, fold
+from weftline.core.run import Run, fold
+from weftline.core.state import StepState, StepStatus
 from weftline.core.values import Error, Object, Packed, pack_inline
 
 CALL = PythonCall(function=Object("f" * 64, "code", 1), arguments=b"")

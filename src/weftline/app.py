@@ -28,7 +28,8 @@ from weftline.control import Accepted, Declared, NewRun
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, RunSubmitted, decode_event
 from weftline.core.graph import Graph, Pages, decode_pages, differences
-from weftline.core.run import Run, StepState
+from weftline.core.run import Run
+from weftline.core.state import StepState
 from weftline.core.values import Error, Packed, objects_of
 from weftline.core.workflow import Workflow
 from weftline.driving import Answer, Drive, EngineHere, EngineThread

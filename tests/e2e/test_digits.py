@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 from weftline.app import App
 from weftline.config import load_settings
 from weftline.core.events import RunStatus
-from weftline.core.run import Run, StepStatus
+from weftline.core.run import Run
+from weftline.core.state import StepStatus
 
 REPOSITORY = Path(__file__).parents[2]
 WEFT = [sys.executable, "-W", "error", "-m", "weftline.cli.main"]

@@ -31,7 +31,8 @@ from weftline.core.events import (
     decode_event,
 )
 from weftline.core.graph import Graph, decode_pages
-from weftline.core.run import Run, StepState, StepStatus
+from weftline.core.run import Run
+from weftline.core.state import StepState, StepStatus
 from weftline.core.values import Inline, Packed, unpack
 from weftline.errors import ImpossibleEvent
 from weftline.ports import Attempt, Entry, InboxKind, RunChange, Summary

@@ -16,7 +16,7 @@ from tests.simulation.world import ENVIRONMENTS, PEACE, Crash, World
 from weftline.core.actions import Wait, WaitKind
 from weftline.core.events import RunStatus, encode_event
 from weftline.core.graph import Join, encode_pages
-from weftline.core.run import StepStatus
+from weftline.core.state import StepStatus
 from weftline.ports import Attempt, Creation, Entry, Lane, RunChange, Summary
 
 RUN = "the run"

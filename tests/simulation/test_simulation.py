@@ -17,7 +17,7 @@ from tests.simulation.audit import Broken
 from tests.simulation.world import PEACE, Life, World, live, replay
 from weftline.core.actions import Wait
 from weftline.core.events import AnyEvent
-from weftline.core.run import StepStatus
+from weftline.core.state import StepStatus
 
 SEEDS, BLOCK = 2_000, 100
 SOAK_SEEDS, SOAK_BLOCK = 200_000, 2_000

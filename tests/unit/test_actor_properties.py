@@ -24,7 +24,8 @@ from weftline.core.events import (
     StepSucceeded,
 )
 from weftline.core.graph import Graph, Step, encode_pages
-from weftline.core.run import NOTHING, Run, StepStatus, fold
+from weftline.core.run import NOTHING, Run, fold
+from weftline.core.state import StepStatus
 from weftline.core.values import unpack
 
 READY, RUNNING = StepStatus.READY, StepStatus.RUNNING

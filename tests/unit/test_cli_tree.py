@@ -23,7 +23,8 @@ from weftline.core.events import (
     StepSucceeded,
 )
 from weftline.core.graph import Graph
-from weftline.core.run import Run, StepStatus
+from weftline.core.run import Run
+from weftline.core.state import StepStatus
 
 STATES = {
     StepStatus.WAITING: "open",

@@ -8,7 +8,7 @@ from tests.desk import Desk
 from tests.graphs import LISTEN, method, packed, signal, step, timer
 from weftline.core.events import RunStatus
 from weftline.core.graph import Step
-from weftline.core.run import StepStatus
+from weftline.core.state import StepStatus
 from weftline.engine.active import Committed, Ended
 from weftline.engine.engine import LAY_DOWN_STEPS, LOOK_S, PARK_AFTER_S
 from weftline.errors import WorkflowError, WorkflowRunningError

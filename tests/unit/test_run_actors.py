@@ -29,7 +29,8 @@ from weftline.core.events import (
     StepFailed,
 )
 from weftline.core.graph import OuterInput
-from weftline.core.run import Run, StepStatus, fold
+from weftline.core.run import Run, fold
+from weftline.core.state import StepStatus
 from weftline.core.values import pack_caught
 from weftline.errors import ImpossibleEvent
 

@@ -32,7 +32,8 @@ from weftline.core.events import (
     encode_event,
 )
 from weftline.core.graph import Graph, decode_pages, encode_pages, problems_of
-from weftline.core.run import Run, StepStatus, fold
+from weftline.core.run import Run, fold
+from weftline.core.state import StepStatus
 from weftline.core.values import Packed
 from weftline.errors import ImpossibleEvent
 

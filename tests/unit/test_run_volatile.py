@@ -15,7 +15,7 @@ from weftline.core.events import (
     StepSucceeded,
 )
 from weftline.core.graph import Graph, Join, Step
-from weftline.core.run import StepStatus
+from weftline.core.state import StepStatus
 from weftline.core.values import Packed
 from weftline.errors import ImpossibleEvent
 

@@ -23,7 +23,8 @@ from weftline.core.events import (
     WaitEnded,
 )
 from weftline.core.graph import GivenInput, Join, OuterInput
-from weftline.core.run import NOTHING, Run, StepState, StepStatus
+from weftline.core.run import NOTHING, Run
+from weftline.core.state import StepState, StepStatus
 from weftline.core.values import Error, pack_caught, pack_list, pack_split
 from weftline.errors import ImpossibleEvent
 

@@ -10,7 +10,8 @@ from weftline.app import home
 from weftline.codecs.values import encode
 from weftline.core.actions import PythonCall, Wait
 from weftline.core.events import RunStatus
-from weftline.core.run import Run, StepState
+from weftline.core.run import Run
+from weftline.core.state import StepState
 from weftline.errors import (
     StepNotFoundError,
     WorkflowNotResumableError,

@@ -36,7 +36,8 @@ from weftline.core.events import (
     RunStatus,
     StepSucceeded,
 )
-from weftline.core.run import Run, StepState
+from weftline.core.run import Run
+from weftline.core.state import StepState
 from weftline.engine.recovery import Recorded, RunReader
 from weftline.errors import (
     StepNotFoundError,

@@ -22,7 +22,8 @@ from weftline.core.events import (
     WaitBegun,
     WaitEnded,
 )
-from weftline.core.run import Run, StepStatus
+from weftline.core.run import Run
+from weftline.core.state import StepStatus
 
 
 class SpanKind(StrEnum):

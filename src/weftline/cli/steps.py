@@ -28,7 +28,8 @@ from weftline.cli.terminal import (
 )
 from weftline.cli.waits import asks_text, placement_document, wait_document, wait_text
 from weftline.core.events import Event, RunStatus, StepFailed, StepLost, StepSucceeded
-from weftline.core.run import Run, StepState, StepStatus
+from weftline.core.run import Run
+from weftline.core.state import StepState, StepStatus
 from weftline.core.waiting import Waiting, waits_of
 from weftline.engine.recovery import RunReader
 from weftline.errors import StepNotFoundError, StorageError

@@ -29,7 +29,8 @@ from weftline.core.events import (
 )
 from weftline.core.graph import Graph, Step
 from weftline.core.names import Names, with_suffix
-from weftline.core.run import Run, StepState, StepStatus
+from weftline.core.run import Run
+from weftline.core.state import StepState, StepStatus
 
 # Where a step stands; also the position of its count in a group.
 WAITING, RUNNING, RETRYING, DONE, FAILED, SKIPPED, CANCELED = range(7)

@@ -9,7 +9,8 @@ from weftline.cli.terminal import count, duration, one_line
 from weftline.cli.waits import joined, steps_text, wait_text
 from weftline.core.actions import PythonCall
 from weftline.core.events import Event, RunAdopted, RunStatus, StepStarted
-from weftline.core.run import Run, StepStatus
+from weftline.core.run import Run
+from weftline.core.state import StepStatus
 from weftline.core.waiting import Waiting, waits_of
 from weftline.engine.recovery import RunReader
 from weftline.errors import WeftlineError

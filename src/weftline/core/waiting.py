@@ -7,7 +7,8 @@ from msgspec import Struct
 from weftline.core.actions import PythonCall, Wait, WaitKind
 from weftline.core.events import RunStatus
 from weftline.core.policy import Placement
-from weftline.core.run import Run, StepState, StepStatus
+from weftline.core.run import Run
+from weftline.core.state import StepState, StepStatus
 
 
 class WaitingFor(StrEnum):

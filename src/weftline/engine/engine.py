@@ -38,7 +38,8 @@ from weftline.core.events import (
 )
 from weftline.core.graph import Graph, Join, Step, decode_pages, problems_of
 from weftline.core.policy import Placement
-from weftline.core.run import Run, StepState, StepStatus
+from weftline.core.run import Run
+from weftline.core.state import StepState, StepStatus
 from weftline.core.values import Error
 from weftline.engine.active import (
     ActiveRun,

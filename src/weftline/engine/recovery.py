@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from weftline.core.events import ActorRested, Event, GraphExtended, RunSubmitted, decode_event
 from weftline.core.graph import Graph, decode_pages
-from weftline.core.run import Run, StepState
+from weftline.core.run import Run
+from weftline.core.state import StepState
 from weftline.errors import StorageError, WorkflowNotFoundError
 from weftline.ports import FROM_BASE, Journal, RunRecord
 
