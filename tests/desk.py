@@ -384,4 +384,4 @@ class Desk:
 
     def slow_commits(self) -> None:
         """From now on commits are made beside the loop."""
-        self.engine._commit_s = 1.0
+        self.engine.writer.commit_s = 1.0

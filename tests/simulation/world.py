@@ -594,11 +594,11 @@ class SimEngine:
     def _check_rest(self) -> None:
         """It sleeps only when there is nothing that it could do."""
         engine = self.engine
-        if engine._stalled_since is None:
+        if not engine.writer.is_stalled:
             for lane in engine._lanes:
                 if self.executor.room(lane) > 0:
                     raise Broken(f"{self.engine_id} sleeps although it could start steps")
-            if engine._unwritten and engine._committing is None:
+            if engine.writer.has_to_write:
                 raise Broken(f"{self.engine_id} sleeps on what is not written")
 
     def crash(self) -> None:
@@ -999,7 +999,9 @@ class World:
             active.run_id for active in mine if active.stored.status is not RunStatus.SUCCESSFUL
         ]
         check(not left, f"{left} is kept in memory")
-        check(not (inside._in_flight or inside._lanes or inside._releases), "something is left")
+        check(
+            not (inside._in_flight or inside._lanes or inside.writer.next_look), "something is left"
+        )
 
     def _has_to_go_on(self, shadow: Shadow) -> bool:
         calls = any(each.kind == "call" for each in self.store.list_inbox(shadow.run_id))

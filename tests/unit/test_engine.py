@@ -14,14 +14,9 @@ from weftline.core.run import MAX_ADOPTIONS, MAX_LOSSES
 from weftline.core.state import StepStatus
 from weftline.core.values import Object, pack_list
 from weftline.engine.active import Committed, Ended, Output, Stalled
-from weftline.engine.engine import (
-    LOOK_S,
-    MAX_BATCH_AGE_S,
-    PARK_AFTER_S,
-    RETRY_COMMIT_S,
-    RETRY_STARVED_S,
-)
+from weftline.engine.engine import LOOK_S, PARK_AFTER_S, RETRY_STARVED_S
 from weftline.engine.recovery import read_run
+from weftline.engine.writer import MAX_BATCH_AGE_S, RETRY_COMMIT_S
 from weftline.errors import (
     InvalidWorkflow,
     ResourcesUnavailable,

@@ -8,7 +8,8 @@ from tests.desk import Desk
 from tests.graphs import method, packed, signal, some, step, timer
 from weftline.core.events import CallReceived, RunStatus, SignalReceived
 from weftline.core.state import StepStatus
-from weftline.engine.engine import LOOK_S, RETRY_COMMIT_S
+from weftline.engine.engine import LOOK_S
+from weftline.engine.writer import RETRY_COMMIT_S
 from weftline.ports import INBOX_AT_ONCE, InboxKind
 
 

@@ -1,6 +1,5 @@
 """A run that this engine owns: its state, what is not written yet, and who listens."""
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from weftline.core.graph import Graph
 from weftline.core.run import NOTHING, Run
 from weftline.core.values import Error, Packed
 from weftline.errors import WeftlineError
-from weftline.ports import Creation, Entry, RunChange, Summary
+from weftline.ports import Creation, Entry, Summary
 
 FIRST_METHOD = "__init__"
 """The name of an actor's first step; no other one is called so."""
@@ -126,6 +125,12 @@ class Submission(Struct, kw_only=True):
         )
 
 
+UNLOADED = Run()
+"""What a run that is parked, or driven here no more, has in place of its own: nothing is of its
+generation, which voids what of the run still stands in a queue."""
+UNLOADED.generation = -1
+
+
 class ActiveRun:
     """One owned run. Only the engine's thread touches it."""
 
@@ -175,7 +180,7 @@ class ActiveRun:
         self.detaches = False
         self.base_seq = 0
         self.stored = Summary(status=RunStatus.RUNNING, steps=0, succeeded=0)  # as last written
-        self.is_queued = False  # in the engine's list of runs with something to write
+        self.is_queued = False  # in the writer's list of runs with something to write
         self.entries: list[Entry] = []
         self.graphs: list[tuple[str, Iterable[bytes]]] = []
         self.objects: list[str] = []
@@ -196,6 +201,15 @@ class ActiveRun:
         self.wants_events = False
         self.events: list[tuple[float, Event]] = []
         self.told_generation = -1
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the run is driven here, and in memory."""
+        return self.run is not UNLOADED
+
+    def unload(self) -> None:
+        """Keep nothing of the run in memory."""
+        self.run = UNLOADED
 
     def append(self, event: Event, at: float) -> None:
         """Note an applied event as one to be written."""
@@ -237,67 +251,3 @@ class ActiveRun:
         """Tell those who wait for the ends of steps, for good."""
         for name in list(self.step_listeners):
             self.tell_step(name, news)
-
-
-class Part:
-    """What a commit writes of one run, and what follows once it is written."""
-
-    __slots__ = (
-        "active",
-        "change",
-        "ending",
-        "events",
-        "generation",
-        "graphs",
-        "objects",
-        "ready",
-        "step_endings",
-    )
-
-    def __init__(self, active: ActiveRun, change: RunChange) -> None:
-        self.active, self.change = active, change
-        self.graphs, self.objects, self.events = active.graphs, active.objects, active.events
-        self.ready, self.generation = active.run.ready, active.run.generation
-        run = active.run
-        self.ending = None if run.is_open and not run.is_at_rest else Ended.of(run)
-        self.step_endings: list[tuple[str, Ended]] = []
-        for name in active.step_listeners:
-            step = run.find_step(name)
-            ended = None if step is None else Ended.of_step(run, step.number)
-            if ended is not None:
-                self.step_endings.append((name, ended))
-
-    @classmethod
-    def of(cls, active: ActiveRun, engine: str) -> "Part":
-        """Take everything unwritten out of the run; facts that come later gather for the next."""
-        change = RunChange(
-            run_id=active.run_id,
-            epoch=active.epoch,
-            entries=active.entries,
-            summary=active.summary(),
-            creation=active.creation if active.is_new else None,
-            takes=active.takes,
-            engine=engine,
-            detached=active.detaches,
-            taken=active.taken,
-        )
-        part = cls(active, change)
-        active.entries, active.graphs, active.objects, active.events = [], [], [], []
-        active.taken = []
-        active.run.ready = deque()
-        active.is_queued = active.is_new = active.takes = active.detaches = False
-        return part
-
-    def take_back(self) -> None:
-        """The commit did not take place: everything is unwritten again."""
-        active = self.active
-        active.is_new |= self.change.creation is not None
-        active.takes |= self.change.takes
-        active.detaches |= self.change.detached
-        active.taken = [*self.change.taken, *active.taken]
-        active.entries = [*self.change.entries, *active.entries]
-        active.graphs = self.graphs + active.graphs
-        active.objects = self.objects + active.objects
-        active.events = self.events + active.events
-        if self.generation == active.run.generation:
-            active.run.ready.extendleft(reversed(self.ready))

@@ -9,7 +9,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from enum import Enum, auto
 from errno import ENOSPC
 from heapq import heappop, heappush
 from itertools import count, islice
@@ -17,7 +16,6 @@ from random import Random
 from typing import NamedTuple
 
 from msgspec import UNSET, DecodeError, Raw
-from msgspec.structs import replace
 
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
@@ -48,16 +46,15 @@ from weftline.engine.active import (
     Gone,
     Listener,
     Output,
-    Part,
     Stalled,
     Submission,
 )
-from weftline.engine.committer import Committer, Outcome
+from weftline.engine.committer import Committer
 from weftline.engine.inbox import news_for
 from weftline.engine.recovery import Recorded, read_run
 from weftline.engine.turns import Turns
+from weftline.engine.writer import RETRY_COMMIT_S, Part, Writer
 from weftline.errors import (
-    CommitUnknown,
     ImpossibleEvent,
     InvalidWorkflow,
     ResourcesUnavailable,
@@ -75,7 +72,6 @@ from weftline.errors import (
 from weftline.ports import (
     INBOX_AT_ONCE,
     Attempt,
-    Batch,
     Clock,
     Done,
     Executor,
@@ -90,7 +86,6 @@ from weftline.ports import (
     Printed,
     Refused,
     Report,
-    RunChange,
     RunRecord,
     Started,
     Starved,
@@ -98,14 +93,8 @@ from weftline.ports import (
     TimedOut,
 )
 
-MAX_BATCH_AGE_S = 0.005
-RETRY_COMMIT_S = 0.25
-RETRY_RELEASE_S = 1.0
 RETRY_STARVED_S = 5.0
 """At most so long until a step is tried again whose result found no room."""
-
-SLOW_COMMIT_S = 0.002
-"""Commits that take longer than this are made beside the loop, if there is anything to do there."""
 
 PARK_AFTER_S = 1.0
 """A run in which everything waits is unloaded when nothing has happened in it for so long."""
@@ -125,21 +114,7 @@ LAY_DOWN_STEPS = 256
 WINDOW = 4096
 """Ready steps that are taken into attempts at once; bounds what one turn can cost."""
 
-PARKED = Run()
-"""What a parked or forgotten run has in place of its own: nothing is of its generation."""
-PARKED.generation = -1
-
 log = logging.getLogger("weftline.engine")
-
-
-class Fate(Enum):
-    """What became of one run's part of a commit of unknown outcome."""
-
-    WRITTEN = auto()
-    UNWRITTEN = auto()
-    REFUSED = auto()
-    EITHER = auto()
-    """It would be the same: nothing tells, and to write it once more does no harm."""
 
 
 class InFlight(NamedTuple):
@@ -169,13 +144,16 @@ class Engine:
         self.lay_down_steps = LAY_DOWN_STEPS
         self._turns = turns or Turns()
         self._ask_for_turn_at = 0.0
-        self._committer = committer
-        self._committing: tuple[list[Part], float] | None = None
-        self._releases: dict[str, RunChange] = {}
-        self._next_release = 0.0
-        self._doubtful: list[Part] | None = None  # of a commit that may have taken place
-        self._commit_s = 0.0  # how long commits take, as a moving average
         self._journal, self._executor, self._clock = journal, executor, clock
+        self.writer = Writer(
+            engine_id,
+            journal,
+            clock,
+            committer,
+            on_written=self._written,
+            on_refused=self._lose,
+            on_stalled=self._tell_all,
+        )
         self._random = Random(seed)
         self._runs: dict[str, ActiveRun] = {}
         self._parked: dict[str, ActiveRun] = {}
@@ -187,10 +165,6 @@ class Engine:
         self._in_flight: dict[int, InFlight] = {}
         self._last_key = 0
         self._lanes: dict[Lane, deque[tuple[ActiveRun, int, int]]] = {}
-        self._unwritten: list[ActiveRun] = []
-        self._oldest_unwritten = 0.0
-        self._stalled_since: float | None = None
-        self._next_try = 0.0
         self._timers: list[tuple[float, int, ActiveRun]] = []
         self._ticket = count()  # breaks ties in heaps, so that runs are never compared
         self._aside: list[tuple[float, int, tuple[ActiveRun, int, int]]] = []
@@ -352,8 +326,7 @@ class Engine:
         for report in reports:
             self._take(report)
         busy = bool(reports)
-        if self._committing is not None:
-            self._end_commit(wait=False)
+        self.writer.look()
         while self._commands:
             busy = True
             self._commands.popleft()()
@@ -372,42 +345,28 @@ class Engine:
             active, number, generation = heappop(self._aside)[2]
             if generation == active.run.generation:
                 self._queue_again(active, number)
-            elif active.run is not PARKED:
+            elif active.is_loaded:
                 self._rest(active)
-        if self._releases and now >= self._next_release:
-            self._write_releases()
-        if self._doubtful is not None:
-            self._resolve_doubt()
-        if self._stalled_since is not None and not self._unwritten and self._doubtful is None:
-            self._stalled_since = None  # whose facts could not be written was let go
-        if self._stalled_since is not None:
-            if self._clock.monotonic() < self._next_try or self._doubtful is not None:
-                return
-        elif self._lanes:
+        self.writer.go_on()
+        if self._lanes and not self.writer.is_stalled:
             self._dispatch()
-        if self._unwritten and self._committing is None and self._is_time_to_write(busy):
-            self._commit()
-            if self._lanes and self._stalled_since is None:
+        if self.writer.is_due(may_wait=busy and bool(self._in_flight or self._commands)):
+            self.writer.commit(may_be_beside=bool(self._in_flight))
+            if self._lanes and not self.writer.is_stalled:
                 self._dispatch()
-
-    def _is_time_to_write(self, busy: bool) -> bool:
-        """Whether nothing else is at hand, or the oldest unwritten fact has waited for long."""
-        if not busy or (not self._in_flight and not self._commands):
-            return True
-        return self._clock.monotonic() - self._oldest_unwritten >= MAX_BATCH_AGE_S
 
     def _patience(self) -> float | None:
         """How long the executor may wait for news (seconds; None: until there is some)."""
-        if self._stalled_since is not None:
-            return max(0.0, self._next_try - self._clock.monotonic())
-        if self._commands or (self._unwritten and self._committing is None):
+        now, next_write = self._clock.monotonic(), self.writer.next_look
+        if self.writer.is_stalled and next_write is not None:
+            return max(0.0, next_write - now)
+        if self._commands or self.writer.has_to_write:
             return 0.0
-        now = self._clock.monotonic()
         waits = [self._look_at - now] if self._has_driven else []
         if self._aside:
             waits.append(self._aside[0][0] - now)
-        if self._releases:
-            waits.append(self._next_release - now)
+        if next_write is not None:
+            waits.append(next_write - now)
         if self._timers:
             waits.append(self._timers[0][0] - self._clock.time())
         if self._quiet:
@@ -435,7 +394,7 @@ class Engine:
             self._in_flight[report.key] = flight
             self._postponed.append(report)
             return
-        if self._runs.get(active.run_id) is not active:
+        if not active.is_loaded:
             return  # it could not be gone on with
         if is_done:
             active.attempts.pop(flight.step, None)
@@ -620,7 +579,7 @@ class Engine:
             self._drop(active)
         if active.kept:
             self._let_kept_go(active, [n for n in active.kept if run.steps[n].is_ended])
-        self._note_unwritten(active)
+        self.writer.note(active)
 
     def _list_handed_back(self, active: ActiveRun) -> None:
         """Recorded as running, but handed back by its executor while nothing could be started:
@@ -641,19 +600,6 @@ class Engine:
                 return run.begin_wait(number, self._clock.time())
         return None
 
-    def _has_unwritten(self, active: ActiveRun) -> bool:
-        if active.is_queued:
-            return True
-        parts = self._committing[0] if self._committing is not None else self._doubtful
-        return parts is not None and any(part.active is active for part in parts)
-
-    def _note_unwritten(self, active: ActiveRun) -> None:
-        if not active.is_queued:
-            active.is_queued = True
-            if not self._unwritten:
-                self._oldest_unwritten = self._clock.monotonic()
-            self._unwritten.append(active)
-
     def _drop(self, active: ActiveRun) -> None:
         """Kill the attempts of steps that are of no use any more."""
         keys = {active.attempts.pop(n) for n in active.run.dropped if n in active.attempts}
@@ -673,106 +619,6 @@ class Engine:
         if under_way:
             self._executor.kill(under_way)
 
-    def _commit(self) -> None:
-        """Write everything that is unwritten: here and now, or, where that takes long and there
-        is something else to do meanwhile, on the committer's thread."""
-        parts = [Part.of(active, self.engine_id) for active in self._unwritten]
-        self._unwritten = []
-        batch = Batch(
-            changes=[part.change for part in parts],
-            graphs=[graph for part in parts for graph in part.graphs],
-            objects=[(part.active.run_id, name) for part in parts for name in part.objects],
-        )
-        start = self._clock.monotonic()
-        if self._committer is not None and self._commit_s > SLOW_COMMIT_S and self._in_flight:
-            self._committing = (parts, start)
-            self._committer.begin(batch)
-            return
-        try:
-            outcome: Outcome = self._journal.commit(batch)
-        except StorageError as error:
-            outcome = error
-        self._committed(parts, outcome, start)
-
-    def _end_commit(self, *, wait: bool) -> None:
-        """Take in what the commit on the committer's thread came to, if it has ended."""
-        if self._committer is None or self._committing is None:
-            return
-        outcome = self._committer.outcome(wait=wait)
-        if outcome is not None:
-            (parts, start), self._committing = self._committing, None
-            self._committed(parts, outcome, start)
-
-    def _committed(self, parts: list[Part], outcome: Outcome, start: float) -> None:
-        self._commit_s += (self._clock.monotonic() - start - self._commit_s) / 4
-        if isinstance(outcome, CommitUnknown):
-            self._doubtful = parts
-            self._stall(outcome)
-            self._next_try = self._clock.monotonic()
-            self._resolve_doubt()
-        elif isinstance(outcome, StorageError):
-            self._unwrite(parts)
-            self._stall(outcome)
-        elif isinstance(outcome, Exception):
-            raise outcome
-        else:
-            self._accept(parts, outcome)
-
-    def _accept(self, parts: list[Part], refused: set[str]) -> None:
-        self._stalled_since = None
-        for part in parts:
-            active = part.active
-            if self._runs.get(active.run_id) is not active:
-                continue  # given up meanwhile
-            if active.run_id in refused:
-                self._lose(part)
-            else:
-                self._written(part)
-
-    def _unwrite(self, parts: list[Part]) -> None:
-        for part in parts:
-            if self._runs.get(part.active.run_id) is part.active:
-                part.take_back()
-                self._note_unwritten(part.active)
-
-    def _resolve_doubt(self) -> None:
-        """Find out what became of a commit of unknown outcome, before anything else is written."""
-        parts = self._doubtful
-        if parts is None or self._clock.monotonic() < self._next_try:
-            return
-        try:
-            fates = [self._fate(part.change) for part in parts]
-        except StorageError as error:
-            self._stall(error)
-            return
-        self._doubtful = None
-        # A batch is written as a whole, or not at all.
-        if Fate.UNWRITTEN in fates or (Fate.EITHER in fates and Fate.WRITTEN not in fates):
-            self._unwrite(parts)
-        else:
-            changes = zip(parts, fates, strict=True)
-            self._accept(parts, {p.change.run_id for p, fate in changes if fate is Fate.REFUSED})
-
-    def _fate(self, change: RunChange) -> "Fate":
-        """What became of a change, as the journal tells."""
-        last_seq = change.entries[-1].seq if change.entries else 0
-        found = self._journal.read(change.run_id, last_seq)
-        if found is None:
-            return Fate.UNWRITTEN if change.creation else Fate.REFUSED
-        record = found[0]
-        is_ours = record.engine == self.engine_id
-        if change.creation:
-            is_it = is_ours and record.creation == change.creation
-            return Fate.WRITTEN if is_it else Fate.REFUSED
-        if change.takes and record.epoch == change.epoch:
-            is_next = record.last_seq == change.entries[0].seq - 1
-            return Fate.UNWRITTEN if is_next else Fate.REFUSED
-        if record.epoch != change.epoch + change.takes or not is_ours:
-            return Fate.REFUSED
-        if not change.entries:
-            return Fate.EITHER
-        return Fate.WRITTEN if record.last_seq >= last_seq else Fate.UNWRITTEN
-
     def _written(self, part: Part) -> None:
         active = part.active
         active.epoch += part.change.takes
@@ -788,7 +634,7 @@ class Engine:
         for name, ended in part.step_endings:
             active.tell_step(name, ended)
         run = active.run
-        if active.step_listeners and not self._has_unwritten(active):
+        if active.step_listeners and not self.writer.has_unwritten(active):
             self._tell_late(active)
         if part.ready and part.generation == run.generation:
             self._queue_ready(active, part.ready)
@@ -836,20 +682,14 @@ class Engine:
         """Forget a run that does not go on, once nothing of it runs or is to be written."""
         run = active.run
         is_told = active.told_generation == run.generation
-        if is_told and not (run.is_open or active.attempts or self._has_unwritten(active)):
+        if is_told and not (run.is_open or active.attempts or self.writer.has_unwritten(active)):
             self._forget(active)
             # Who still watches asks for a step that the run does not have.
             active.tell(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
 
-    def _stall(self, error: StorageError) -> None:
-        """Nothing can be written: start nothing, keep what is known, try again, and tell."""
-        now = self._clock.monotonic()
-        if self._stalled_since is None:
-            self._stalled_since = now
-            log.warning("nothing can be written, trying again: %s", error)
-        self._next_try = now + RETRY_COMMIT_S
+    def _tell_all(self, news: Stalled) -> None:
         for active in self._runs.values():
-            active.tell(Stalled(self._stalled_since, error))
+            active.tell(news)
 
     def _lose(self, part: Part) -> None:
         """The run was refused: its id is taken, or somebody else owns it now."""
@@ -868,13 +708,11 @@ class Engine:
             del self._parked[active.run_id]
         self._give_up_turn(active)
         self._let_kept_go(active, active.kept)
-        if active.is_queued:  # what it did since the last commit is done again by its next owner
-            active.is_queued = False
-            self._unwritten.remove(active)
+        self.writer.forget(active)
         keys = set(active.attempts.values())
         active.attempts.clear()
         self._kill(keys)
-        active.run = PARKED  # voids what of it still stands in a lane or a timer
+        active.unload()
 
     def _give_up(self, active: ActiveRun, error: Exception) -> None:
         """A run whose state contradicts itself harms no other one: stop driving it, and say so."""
@@ -926,9 +764,9 @@ class Engine:
         if not active.run.may_start:
             self._rest(active)
             self._look_later(active)  # no commit will make anybody look
-        elif self._has_unwritten(active):
+        elif self.writer.has_unwritten(active):
             active.run.ready.appendleft(number)
-            self._note_unwritten(active)
+            self.writer.note(active)
         else:
             self._queue(active, number, first=True)
 
@@ -962,10 +800,10 @@ class Engine:
     def _waits_for_commit(self, active: ActiveRun, step: StepState) -> bool:
         """One that begins with the first success may do so beside steps that end just now: what it
         reads of them must be durable first."""
-        if step.spec.join is not Join.ONE_SUCCEEDED or not self._has_unwritten(active):
+        if step.spec.join is not Join.ONE_SUCCEEDED or not self.writer.has_unwritten(active):
             return False
         active.run.ready.append(step.number)
-        self._note_unwritten(active)
+        self.writer.note(active)
         return True
 
     def _attempt(self, active: ActiveRun, number: int) -> Attempt:
@@ -1006,7 +844,7 @@ class Engine:
                 active.timer = now + RETRY_COMMIT_S
                 heappush(self._timers, (active.timer, next(self._ticket), active))
                 break
-            if self._runs.get(active.run_id) is not active:
+            if not active.is_loaded:
                 continue
             run = active.run
             try:
@@ -1015,8 +853,8 @@ class Engine:
             except ImpossibleEvent as error:
                 self._give_up(active, error)
                 continue
-            if run.ready and self._has_unwritten(active):
-                self._note_unwritten(active)  # others in the list must wait until that is durable
+            if run.ready and self.writer.has_unwritten(active):
+                self.writer.note(active)  # others in the list must wait until that is durable
             elif run.ready:
                 ready, run.ready = run.ready, deque()
                 self._queue_ready(active, ready)
@@ -1029,7 +867,7 @@ class Engine:
         while self._quiet and self._quiet[0][0] <= now:
             _, seq, active = self._quiet.popleft()
             active.is_looked_at = False
-            if self._runs.get(active.run_id) is not active or not active.run.is_open:
+            if not active.is_loaded or not active.run.is_open:
                 continue
             if not self._is_quiet(active):
                 continue  # it is looked at again after its next commit
@@ -1039,7 +877,7 @@ class Engine:
             self._let_kept_go(active, active.kept)
             del self._runs[active.run_id]
             self._parked[active.run_id] = active
-            active.run = PARKED
+            active.unload()
 
     def _look_later(self, active: ActiveRun) -> None:
         """See after a while whether the run can be parked."""
@@ -1051,7 +889,7 @@ class Engine:
     def _is_quiet(self, active: ActiveRun) -> bool:
         """Whether nothing of the run is to be done before there is news."""
         run = active.run
-        if not run.is_open or self._has_unwritten(active):
+        if not run.is_open or self.writer.has_unwritten(active):
             return False
         if not all(self._in_flight[n].lane.listens for n in active.attempts.values()):
             return False
@@ -1127,7 +965,11 @@ class Engine:
             return None
         record = recorded.record
         # An open one is not driven here: it was let go of, and that is not written yet.
-        if record.engine != self.engine_id or run_id in self._releases or recorded.run.is_open:
+        if (
+            record.engine != self.engine_id
+            or self.writer.is_released(run_id)
+            or recorded.run.is_open
+        ):
             return None
         active = ActiveRun(run_id, recorded.run, record.creation, record.epoch, record.last_seq)
         active.stored, active.is_owned = record.summary, True
@@ -1169,7 +1011,7 @@ class Engine:
             log.error("run %s: news that cannot be read: %s", active.run_id, error)
         except ImpossibleEvent as error:
             log.warning("run %s: news that came too late: %s", active.run_id, error)
-        self._note_unwritten(active)
+        self.writer.note(active)
 
     def _watch(self, run_id: str, name: str | None, listener: Listener, is_expected: bool) -> None:
         try:
@@ -1189,7 +1031,7 @@ class Engine:
         is_behind = name is not None and run.laid_down > 0 and run.find_step(name) is None
         if is_behind and not is_expected:
             listener(Gone(WorkflowError(f"{name!r} may lie behind actor {run_id!r}", run_id)))
-        elif ended is not None and not self._has_unwritten(active):
+        elif ended is not None and not self.writer.has_unwritten(active):
             listener(ended)
         elif name is None:
             active.listeners.append(listener)
@@ -1252,7 +1094,7 @@ class Engine:
         """Whether an actor at rest was deleted: nobody tells its owner, which forgets it here."""
         active = self._runs.get(run_id) or self._parked[run_id]
         try:
-            if self._has_unwritten(active) or self._journal.read(run_id, active.last_seq):
+            if self.writer.has_unwritten(active) or self._journal.read(run_id, active.last_seq):
                 return False
         except StorageError:
             return False
@@ -1320,11 +1162,8 @@ class Engine:
 
     def _let_go(self, run_id: str, error: WeftlineError | None) -> None:
         # What became of the last commit decides what there is to be released.
-        self._end_commit(wait=True)
-        if self._doubtful is not None:
-            self._next_try = self._clock.monotonic()
-            self._resolve_doubt()
-        in_doubt = {part.active.run_id for part in self._doubtful or ()}
+        self.writer.settle()
+        is_in_doubt = self.writer.is_in_doubt(run_id)
         active = self._runs.get(run_id) or self._parked.get(run_id)
         if active is None:
             return
@@ -1333,37 +1172,17 @@ class Engine:
             active.tell_steps(Gone(WorkflowError(f"run {run_id!r} was let go", run_id)))
         else:
             active.tell(Gone(error))
-        if not active.is_owned or run_id in in_doubt:
-            return
-        summary = active.stored
-        if summary.status in (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.PENDING):
-            summary = replace(summary, status=RunStatus.RESUMABLE)
-        release = RunChange(
-            run_id=run_id, epoch=active.epoch, entries=[], summary=summary, takes=True
-        )
-        self._releases[run_id] = release
-        if not self._is_stopping:
-            self._write_releases()
-
-    def _write_releases(self) -> None:
-        """Tell that runs have no owner any more; tried again while nothing can be written. When
-        this process ends its lock tells the same."""
-        if self._releases and self._doubtful is None:
-            try:
-                self._journal.commit(Batch(changes=list(self._releases.values())))
-                self._releases.clear()
-            except StorageError as problem:
-                log.warning(
-                    "%d runs are not marked as let go yet: %s", len(self._releases), problem
-                )
-                self._next_release = self._clock.monotonic() + RETRY_RELEASE_S
+        if active.is_owned and not is_in_doubt:
+            self.writer.release(active)
+            if not self._is_stopping:
+                self.writer.write_releases()
 
     def _stop(self) -> None:
         self._is_stopping = True
         for run_id in [*self._runs, *self._parked]:
             stopped = WorkflowError(f"run {run_id!r} was let go: the engine is stopping", run_id)
             self._let_go(run_id, stopped)
-        self._write_releases()
+        self.writer.write_releases()
 
 
 def taken_over(run_id: str) -> WorkflowRunningError:
