@@ -595,7 +595,7 @@ class SimEngine:
         """It sleeps only when there is nothing that it could do."""
         engine = self.engine
         if not engine.writer.is_stalled:
-            for lane in engine._lanes:
+            for lane in engine.dispatcher.lanes:
                 if self.executor.room(lane) > 0:
                     raise Broken(f"{self.engine_id} sleeps although it could start steps")
             if engine.writer.has_to_write:
@@ -999,9 +999,9 @@ class World:
             active.run_id for active in mine if active.stored.status is not RunStatus.SUCCESSFUL
         ]
         check(not left, f"{left} is kept in memory")
-        check(
-            not (inside._in_flight or inside._lanes or inside.writer.next_look), "something is left"
-        )
+        dispatcher = inside.dispatcher
+        is_left = dispatcher.in_flight or dispatcher.lanes or inside.writer.next_look
+        check(not is_left, "something is left")
 
     def _has_to_go_on(self, shadow: Shadow) -> bool:
         calls = any(each.kind == "call" for each in self.store.list_inbox(shadow.run_id))

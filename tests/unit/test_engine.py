@@ -14,7 +14,8 @@ from weftline.core.run import MAX_ADOPTIONS, MAX_LOSSES
 from weftline.core.state import StepStatus
 from weftline.core.values import Object, pack_list
 from weftline.engine.active import Committed, Ended, Output, Stalled
-from weftline.engine.engine import LOOK_S, PARK_AFTER_S, RETRY_STARVED_S
+from weftline.engine.dispatcher import RETRY_STARVED_S
+from weftline.engine.engine import LOOK_S, PARK_AFTER_S
 from weftline.engine.recovery import read_run
 from weftline.engine.writer import MAX_BATCH_AGE_S, RETRY_COMMIT_S
 from weftline.errors import (
@@ -1068,9 +1069,9 @@ def test_a_graph_with_conditions_is_refused_with_a_clear_message(desk: Desk) -> 
 
 def test_a_graph_that_reads_steps_its_run_does_not_have_is_refused(desk: Desk) -> None:
     outer = graph(step("a", OuterInput(3)))
-    problem = desk.engine.refusal_of(outer, 3)
+    problem = desk.engine.dispatcher.refusal_of(outer, 3)
     assert "step 'a' reads a step that its run does not have" in str(problem)
-    assert desk.engine.refusal_of(outer, 4) is None
+    assert desk.engine.dispatcher.refusal_of(outer, 4) is None
 
 
 def test_a_graph_with_problems_of_shape_is_refused_with_all_of_them(desk: Desk) -> None:

@@ -431,4 +431,4 @@ def test_an_outcome_for_a_parked_run_of_somebody_else_comes_to_nothing(desk: Des
     desk.succeed("l")
     assert isinstance(desk.gone("r")[0], WorkflowRunningError)
     assert desk.executor.killed == ["m"]
-    assert desk.engine._in_flight == {}
+    assert desk.engine.dispatcher.in_flight == {}

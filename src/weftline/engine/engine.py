@@ -9,11 +9,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from errno import ENOSPC
 from heapq import heappop, heappush
 from itertools import count, islice
 from random import Random
-from typing import NamedTuple
 
 from msgspec import UNSET, DecodeError, Raw
 
@@ -34,8 +32,7 @@ from weftline.core.events import (
     StepSucceeded,
     WaitBegun,
 )
-from weftline.core.graph import Graph, Join, Step, decode_pages, problems_of
-from weftline.core.policy import Placement
+from weftline.core.graph import Graph, Step, decode_pages
 from weftline.core.run import Run
 from weftline.core.state import StepState, StepStatus
 from weftline.core.values import Error
@@ -50,6 +47,7 @@ from weftline.engine.active import (
     Submission,
 )
 from weftline.engine.committer import Committer
+from weftline.engine.dispatcher import Dispatcher, InFlight
 from weftline.engine.inbox import news_for
 from weftline.engine.recovery import Recorded, read_run
 from weftline.engine.turns import Turns
@@ -57,12 +55,10 @@ from weftline.engine.writer import RETRY_COMMIT_S, Part, Writer
 from weftline.errors import (
     ImpossibleEvent,
     InvalidWorkflow,
-    ResourcesUnavailable,
     StepMemoryError,
     StepNotFoundError,
     StepTimeoutError,
     StorageError,
-    StorageFull,
     WeftlineError,
     WorkflowError,
     WorkflowNotFoundError,
@@ -71,7 +67,6 @@ from weftline.errors import (
 )
 from weftline.ports import (
     INBOX_AT_ONCE,
-    Attempt,
     Clock,
     Done,
     Executor,
@@ -80,7 +75,6 @@ from weftline.ports import (
     GivenBack,
     InboxEntry,
     Journal,
-    Lane,
     Lost,
     Outgrown,
     Printed,
@@ -92,9 +86,6 @@ from weftline.ports import (
     Succeeded,
     TimedOut,
 )
-
-RETRY_STARVED_S = 5.0
-"""At most so long until a step is tried again whose result found no room."""
 
 PARK_AFTER_S = 1.0
 """A run in which everything waits is unloaded when nothing has happened in it for so long."""
@@ -111,19 +102,7 @@ ASK_FOR_TURN_S = 0.1
 LAY_DOWN_STEPS = 256
 """So many steps of an actor at rest are laid down behind it."""
 
-WINDOW = 4096
-"""Ready steps that are taken into attempts at once; bounds what one turn can cost."""
-
 log = logging.getLogger("weftline.engine")
-
-
-class InFlight(NamedTuple):
-    """An attempt that an executor has."""
-
-    active: ActiveRun
-    step: int
-    number: int
-    lane: Lane
 
 
 class Engine:
@@ -154,6 +133,7 @@ class Engine:
             on_refused=self._lose,
             on_stalled=self._tell_all,
         )
+        self.dispatcher = Dispatcher(executor, clock, self.writer)
         self._random = Random(seed)
         self._runs: dict[str, ActiveRun] = {}
         self._parked: dict[str, ActiveRun] = {}
@@ -162,12 +142,8 @@ class Engine:
         self._look_at = clock.monotonic() + LOOK_S
         self._has_more_news = self._has_driven = False
         self._check_at = 0.0
-        self._in_flight: dict[int, InFlight] = {}
-        self._last_key = 0
-        self._lanes: dict[Lane, deque[tuple[ActiveRun, int, int]]] = {}
         self._timers: list[tuple[float, int, ActiveRun]] = []
         self._ticket = count()  # breaks ties in heaps, so that runs are never compared
-        self._aside: list[tuple[float, int, tuple[ActiveRun, int, int]]] = []
         self._commands: deque[Callable[[], object]] = deque()
         self._is_stopping = False
         self._broken: WeftlineError | None = None
@@ -262,6 +238,14 @@ class Engine:
         """Have this done on the engine's thread, between turns; it must not block."""
         self._put(command)
 
+    def refusal_of(self, graph: Graph) -> WeftlineError | None:
+        """Why this engine cannot run the graph, or None."""
+        return self.dispatcher.refusal_of(graph)
+
+    def lacking(self, steps: Iterable[Step]) -> WeftlineError | None:
+        """What the steps ask for and this machine never has, or None."""
+        return self.dispatcher.lacking(steps)
+
     def let_go(self, run_id: str, done: Callable[[], object]) -> None:
         """Stop driving a run; it is RESUMABLE when `done` is called, on the engine's thread."""
 
@@ -341,19 +325,18 @@ class Engine:
             self._park_quiet(now)
         if self._turns.pending and self._ask_for_turn_at <= now:
             self._begin_pending()
-        while self._aside and self._aside[0][0] <= now:
-            active, number, generation = heappop(self._aside)[2]
+        for active, number, generation in self.dispatcher.come_back(now):
             if generation == active.run.generation:
-                self._queue_again(active, number)
+                self._start_again(active, number)
             elif active.is_loaded:
                 self._rest(active)
         self.writer.go_on()
-        if self._lanes and not self.writer.is_stalled:
-            self._dispatch()
-        if self.writer.is_due(may_wait=busy and bool(self._in_flight or self._commands)):
-            self.writer.commit(may_be_beside=bool(self._in_flight))
-            if self._lanes and not self.writer.is_stalled:
-                self._dispatch()
+        if not self.writer.is_stalled:
+            self.dispatcher.dispatch()
+        if self.writer.is_due(may_wait=busy and bool(self.dispatcher.in_flight or self._commands)):
+            self.writer.commit(may_be_beside=bool(self.dispatcher.in_flight))
+            if not self.writer.is_stalled:
+                self.dispatcher.dispatch()
 
     def _patience(self) -> float | None:
         """How long the executor may wait for news (seconds; None: until there is some)."""
@@ -363,8 +346,9 @@ class Engine:
         if self._commands or self.writer.has_to_write:
             return 0.0
         waits = [self._look_at - now] if self._has_driven else []
-        if self._aside:
-            waits.append(self._aside[0][0] - now)
+        next_step = self.dispatcher.next_look
+        if next_step is not None:
+            waits.append(next_step - now)
         if next_write is not None:
             waits.append(next_write - now)
         if self._timers:
@@ -385,13 +369,15 @@ class Engine:
             return
         is_done = isinstance(report, Done)
         flight = (
-            self._in_flight.pop(report.key, None) if is_done else self._in_flight.get(report.key)
+            self.dispatcher.in_flight.pop(report.key, None)
+            if is_done
+            else self.dispatcher.in_flight.get(report.key)
         )
         if flight is None:  # of an attempt that was given up; whatever it did is void
             return
         active = flight.active
         if self._is_parked(active) and not self._unpark(active):
-            self._in_flight[report.key] = flight
+            self.dispatcher.in_flight[report.key] = flight
             self._postponed.append(report)
             return
         if not active.is_loaded:
@@ -418,9 +404,9 @@ class Engine:
                 )
                 self._record(active, event)
             elif isinstance(report, Starved):
-                self._set_aside(flight, report)
+                self.dispatcher.set_aside(flight, report)
             elif isinstance(report, GivenBack):
-                self._queue_again(active, flight.step)
+                self._start_again(active, flight.step)
             elif isinstance(report, Printed):
                 name = active.run.steps[flight.step].name
                 active.tell(Output(name, report.stream, report.text))
@@ -457,27 +443,16 @@ class Engine:
         except ImpossibleEvent as error:
             self._give_up(active, error)
 
-    def _set_aside(self, flight: InFlight, report: Starved) -> None:
-        """Start the step again in a while: there is no room for its result. Tell who listens."""
-        active, now = flight.active, self._clock.monotonic()
-        since = active.starved.setdefault(flight.step, now)
-        if since == now:
-            log.warning("run %s: %s", active.run_id, report.reason)
-        due = now + max(RETRY_COMMIT_S, min((now - since) / 2, RETRY_STARVED_S))
-        entry = (active, flight.step, active.run.generation)
-        heappush(self._aside, (due, next(self._ticket), entry))
-        active.tell(Stalled(since, StorageFull(ENOSPC, report.reason)))
-
     def _extend(self, flight: InFlight, report: Extended) -> None:
         active = flight.active
         try:
             graph = Graph(steps=decode_pages(report.pages), output=report.output)
-            problem = self.refusal_of(graph, len(active.run.steps))
+            problem = self.dispatcher.refusal_of(graph, len(active.run.steps))
         except DecodeError as error:
             problem = InvalidWorkflow(f"the steps that it returned cannot be read: {error}")
         if problem is not None:
             if report.stays:
-                self._executor.kill({report.key})
+                self.dispatcher.let_process_go(report.key)
             self._fail(flight, report, error_of(problem), False)
             return
         active.graphs.append((report.graph, report.pages))
@@ -498,7 +473,7 @@ class Engine:
             if isinstance(output, int) and isinstance(action, PythonCall) and not action.listens:
                 active.kept[len(active.run.steps) + output] = report.key
             else:  # what it waits for will never be carried out by a process
-                self._executor.kill({report.key})
+                self.dispatcher.let_process_go(report.key)
         self._record(active, event, graph)
 
     def _fail(
@@ -529,36 +504,18 @@ class Engine:
         if retry_at is not None:
             self._set_timer(active)
 
-    def refusal_of(self, graph: Graph, known: int = 0) -> WeftlineError | None:
-        """Why this engine cannot run the graph, or None; `known` steps are in the run already."""
-        found = problems_of(graph)
-        for step in graph.steps:
-            if step.when is not None:
-                text = "has a condition, which this engine does not carry out"
-                found.append(f"step {step.name!r} {text}")
-            if step.inputs and any(not 0 <= number < known for number in step.outer()):
-                found.append(f"step {step.name!r} reads a step that its run does not have")
-        if found:
-            return InvalidWorkflow("the workflow cannot run: " + "; ".join(found[:20]))
-        return self.lacking(graph.steps)
-
-    def lacking(self, steps: Iterable[Step]) -> WeftlineError | None:
-        """What the steps ask for and this machine never has, or None."""
-        asked: dict[Placement, str] = {}
-        for step in steps:
-            if type(step.action) is PythonCall:
-                asked.setdefault(step.placement, step.name)
-        reasons = [
-            f"step {name!r} {reason}"
-            for placement, name in asked.items()
-            if (reason := self._executor.check(placement)) is not None
-        ]
-        return ResourcesUnavailable("; ".join(reasons)) if reasons else None
-
     def _refuse_environment(self, report: Refused) -> None:
         for active in list(self._runs.values()):
             if active.environment == report.environment and active.run.is_open:
                 self._record(active, Quarantined(reason=report.reason))
+
+    def _start_again(self, active: ActiveRun, number: int) -> None:
+        """Start a step that came back, if its run goes on."""
+        if active.run.may_start:
+            self.dispatcher.start_again(active, number)
+        else:
+            self._rest(active)
+            self._look_later(active)  # no commit will make anybody look
 
     # -- recording ------------------------------------------------------------------------------
 
@@ -576,9 +533,9 @@ class Engine:
         if isinstance(event, RunBegun | RunResumed | PauseChanged):
             self._list_handed_back(active)
         if run.dropped:
-            self._drop(active)
+            self.dispatcher.drop(active)
         if active.kept:
-            self._let_kept_go(active, [n for n in active.kept if run.steps[n].is_ended])
+            self.dispatcher.let_kept_go(active, [n for n in active.kept if run.steps[n].is_ended])
         self.writer.note(active)
 
     def _list_handed_back(self, active: ActiveRun) -> None:
@@ -600,25 +557,6 @@ class Engine:
                 return run.begin_wait(number, self._clock.time())
         return None
 
-    def _drop(self, active: ActiveRun) -> None:
-        """Kill the attempts of steps that are of no use any more."""
-        keys = {active.attempts.pop(n) for n in active.run.dropped if n in active.attempts}
-        if active.kept:
-            self._let_kept_go(active, active.run.dropped)
-        active.run.dropped.clear()
-        self._kill(keys)
-
-    def _let_kept_go(self, active: ActiveRun, steps: Iterable[int]) -> None:
-        """Processes that wait to carry out these steps wait no more."""
-        keys = {active.kept.pop(number) for number in list(steps) if number in active.kept}
-        if keys:
-            self._executor.kill(keys)
-
-    def _kill(self, keys: set[int]) -> None:
-        under_way = {key for key in keys if self._in_flight.pop(key, None) is not None}
-        if under_way:
-            self._executor.kill(under_way)
-
     def _written(self, part: Part) -> None:
         active = part.active
         active.epoch += part.change.takes
@@ -637,7 +575,7 @@ class Engine:
         if active.step_listeners and not self.writer.has_unwritten(active):
             self._tell_late(active)
         if part.ready and part.generation == run.generation:
-            self._queue_ready(active, part.ready)
+            self.dispatcher.start(active, part.ready)
         if part.ending is not None and part.generation == run.generation:
             self._tell_ending(active, part.ending)
         may_lay_down = run.is_at_rest and run.may_start and not active.step_listeners
@@ -661,7 +599,7 @@ class Engine:
         if not run.is_open:
             active.told_generation = run.generation
             self._tell_of_unknown(active)
-            self._let_kept_go(active, active.kept)
+            self.dispatcher.let_kept_go(active, active.kept)
         if not run.is_open or run.is_at_rest:
             self._give_up_turn(active)
         self._rest(active)
@@ -707,11 +645,8 @@ class Engine:
         if self._parked.get(active.run_id) is active:
             del self._parked[active.run_id]
         self._give_up_turn(active)
-        self._let_kept_go(active, active.kept)
+        self.dispatcher.forget(active)
         self.writer.forget(active)
-        keys = set(active.attempts.values())
-        active.attempts.clear()
-        self._kill(keys)
         active.unload()
 
     def _give_up(self, active: ActiveRun, error: Exception) -> None:
@@ -720,111 +655,6 @@ class Engine:
         self._let_go(active.run_id, WorkflowError(f"run {active.run_id!r}: {error}"))
 
     # -- starting steps -------------------------------------------------------------------------
-
-    def _queue_ready(self, active: ActiveRun, ready: Iterable[int]) -> None:
-        if not active.run.may_start:
-            self._let_kept_go(active, active.kept)
-            return  # READY they stay: a resume lists them anew
-        for number in ready:
-            if number in active.kept:
-                if not self._waits_for_commit(active, active.run.steps[number]):
-                    self._start_beside(active, number)
-            elif number not in active.attempts:
-                self._queue(active, number)
-
-    def _start_beside(self, active: ActiveRun, number: int) -> None:
-        """Give the step to the process that waits for it."""
-        key = active.kept[number]
-        lane = self._lane_of(active, number)
-        attempt = self._attempt(active, number)
-        attempt.beside = key
-        del active.kept[number]
-        self._in_flight[attempt.key] = InFlight(active, number, attempt.number, lane)
-        self._executor.start(lane, [attempt])
-
-    def _queue(self, active: ActiveRun, number: int, *, first: bool = False) -> None:
-        lane = self._lane_of(active, number)
-        queue = self._lanes.get(lane)
-        if queue is None:
-            queue = self._lanes[lane] = deque()
-        entry = (active, number, active.run.generation)
-        if first:
-            queue.appendleft(entry)
-        else:
-            queue.append(entry)
-
-    def _lane_of(self, active: ActiveRun, number: int) -> Lane:
-        spec = active.run.steps[number].spec
-        action = spec.action
-        assert isinstance(action, PythonCall)
-        return Lane(active.environment, action.function.hash, spec.placement, action.listens)
-
-    def _queue_again(self, active: ActiveRun, number: int) -> None:
-        """Start a step that came back; not before a resume that allows it is durable."""
-        if not active.run.may_start:
-            self._rest(active)
-            self._look_later(active)  # no commit will make anybody look
-        elif self.writer.has_unwritten(active):
-            active.run.ready.appendleft(number)
-            self.writer.note(active)
-        else:
-            self._queue(active, number, first=True)
-
-    def _dispatch(self) -> None:
-        for lane, queue in list(self._lanes.items()):
-            room = min(self._executor.room(lane), WINDOW)
-            attempts: list[Attempt] = []
-            if room > 0:
-                while queue and len(attempts) < room:
-                    active, number, generation = queue.popleft()
-                    run = active.run
-                    if generation != run.generation:
-                        continue  # void: given up, resumed or parked meanwhile
-                    step = run.steps[number]
-                    if not (run.may_start and step.may_begin):
-                        continue  # it is held back, or its scope was closed meanwhile
-                    if step.status is StepStatus.WAITING or number in active.attempts:
-                        continue  # it was listed twice, and has begun or failed since
-                    if self._waits_for_commit(active, step):
-                        continue
-                    attempt = self._attempt(active, number)
-                    self._in_flight[attempt.key] = InFlight(active, number, attempt.number, lane)
-                    attempts.append(attempt)
-                if attempts:
-                    self._executor.start(lane, attempts)
-            if not queue:
-                del self._lanes[lane]
-            elif attempts:  # to the end, so that lanes take turns
-                self._lanes[lane] = self._lanes.pop(lane)
-
-    def _waits_for_commit(self, active: ActiveRun, step: StepState) -> bool:
-        """One that begins with the first success may do so beside steps that end just now: what it
-        reads of them must be durable first."""
-        if step.spec.join is not Join.ONE_SUCCEEDED or not self.writer.has_unwritten(active):
-            return False
-        active.run.ready.append(step.number)
-        self.writer.note(active)
-        return True
-
-    def _attempt(self, active: ActiveRun, number: int) -> Attempt:
-        run = active.run
-        step = run.steps[number]
-        action = step.spec.action
-        assert isinstance(action, PythonCall)
-        self._last_key = key = self._last_key + 1
-        active.attempts[number] = key
-        return Attempt(
-            key=key,
-            run_id=active.run_id,
-            step=step.name,
-            number=step.attempt + 1,
-            call=action,
-            inputs=run.inputs_of(number) if step.spec.inputs else [],
-            timeout_s=step.spec.policy.timeout_s,
-            forward=active.forward,
-            state=run.state if action.is_writer else None,
-            is_volatile=run.may_be_volatile(number),
-        )
 
     # -- time -----------------------------------------------------------------------------------
 
@@ -857,7 +687,7 @@ class Engine:
                 self.writer.note(active)  # others in the list must wait until that is durable
             elif run.ready:
                 ready, run.ready = run.ready, deque()
-                self._queue_ready(active, ready)
+                self.dispatcher.start(active, ready)
             self._set_timer(active)
 
     # -- parking --------------------------------------------------------------------------------
@@ -874,7 +704,7 @@ class Engine:
             if active.last_seq != seq:
                 self._look_later(active)
                 continue
-            self._let_kept_go(active, active.kept)
+            self.dispatcher.let_kept_go(active, active.kept)
             del self._runs[active.run_id]
             self._parked[active.run_id] = active
             active.unload()
@@ -891,7 +721,7 @@ class Engine:
         run = active.run
         if not run.is_open or self.writer.has_unwritten(active):
             return False
-        if not all(self._in_flight[n].lane.listens for n in active.attempts.values()):
+        if not self.dispatcher.only_listens(active):
             return False
         if not run.may_start:
             return True  # what is held back is listed anew when it may begin
