@@ -273,7 +273,7 @@ def test_a_run_that_comes_back_many_times_leaves_one_timer_behind(desk: Desk) ->
         desk.send("r", n, "other")
         desk.wait(3.0)
         assert not desk.is_loaded("r")
-    assert len(desk.engine._timers) == 1
+    assert len(desk.engine.timers) == 1
 
 
 def test_a_run_that_has_ended_is_not_kept_by_its_timer(desk: Desk) -> None:
@@ -282,7 +282,7 @@ def test_a_run_that_has_ended_is_not_kept_by_its_timer(desk: Desk) -> None:
     desk.turn()
     desk.succeed("a")
     assert desk.engine.drives("r") is None
-    assert all(not active.run.steps for _, _, active in desk.engine._timers)
+    assert all(not active.run.steps for active in desk.engine.timers)
 
 
 def test_a_parked_run_is_let_go_like_any_other(desk: Desk) -> None:

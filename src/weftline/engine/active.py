@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.events import Event, RunStatus, RunSubmitted, encode_event
 from weftline.core.graph import Graph
 from weftline.core.run import NOTHING, Run
+from weftline.core.state import StepState, StepStatus
 from weftline.core.values import Error, Packed
 from weftline.errors import WeftlineError
 from weftline.ports import Creation, Entry, Summary
@@ -210,6 +212,21 @@ class ActiveRun:
     def unload(self) -> None:
         """Keep nothing of the run in memory."""
         self.run = UNLOADED
+
+    def is_to_begin(self, step: StepState) -> bool:
+        """Whether the step is READY, or was handed back by its executor, and nobody has it."""
+        is_begun = step.status is StepStatus.RUNNING and step.may_begin
+        if not is_begun and step.status is not StepStatus.READY:
+            return False
+        return isinstance(step.spec.action, PythonCall) and step.number not in self.attempts
+
+    def list_handed_back(self) -> None:
+        """List as ready what is recorded as running, but was handed back by its executor while
+        nothing could be started."""
+        if self.run.may_start:
+            for step in self.run.steps:
+                if step.status is StepStatus.RUNNING and self.is_to_begin(step):
+                    self.run.ready.append(step.number)
 
     def append(self, event: Event, at: float) -> None:
         """Note an applied event as one to be written."""

@@ -9,8 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from heapq import heappop, heappush
-from itertools import count, islice
+from itertools import islice
 from random import Random
 
 from msgspec import UNSET, DecodeError, Raw
@@ -20,7 +19,6 @@ from weftline.core.environment import Environment
 from weftline.core.events import (
     Event,
     GraphExtended,
-    PauseChanged,
     Quarantined,
     RunAdopted,
     RunBegun,
@@ -30,11 +28,9 @@ from weftline.core.events import (
     StepLost,
     StepStarted,
     StepSucceeded,
-    WaitBegun,
 )
 from weftline.core.graph import Graph, Step, decode_pages
 from weftline.core.run import Run
-from weftline.core.state import StepState, StepStatus
 from weftline.core.values import Error
 from weftline.engine.active import (
     ActiveRun,
@@ -49,7 +45,9 @@ from weftline.engine.active import (
 from weftline.engine.committer import Committer
 from weftline.engine.dispatcher import Dispatcher, InFlight
 from weftline.engine.inbox import news_for
+from weftline.engine.recorder import Recorder
 from weftline.engine.recovery import Recorded, read_run
+from weftline.engine.timers import Timers
 from weftline.engine.turns import Turns
 from weftline.engine.writer import RETRY_COMMIT_S, Part, Writer
 from weftline.errors import (
@@ -134,6 +132,8 @@ class Engine:
             on_stalled=self._tell_all,
         )
         self.dispatcher = Dispatcher(executor, clock, self.writer)
+        self.timers = Timers()
+        self.recorder = Recorder(clock, self.writer, self.dispatcher, self.timers)
         self._random = Random(seed)
         self._runs: dict[str, ActiveRun] = {}
         self._parked: dict[str, ActiveRun] = {}
@@ -142,8 +142,6 @@ class Engine:
         self._look_at = clock.monotonic() + LOOK_S
         self._has_more_news = self._has_driven = False
         self._check_at = 0.0
-        self._timers: list[tuple[float, int, ActiveRun]] = []
-        self._ticket = count()  # breaks ties in heaps, so that runs are never compared
         self._commands: deque[Callable[[], object]] = deque()
         self._is_stopping = False
         self._broken: WeftlineError | None = None
@@ -314,8 +312,7 @@ class Engine:
         while self._commands:
             busy = True
             self._commands.popleft()()
-        if self._timers:
-            self._fire_timers()
+        self._fire_timers()
         now = self._clock.monotonic()
         if self._look_at <= now:
             self._read_inbox()
@@ -351,8 +348,9 @@ class Engine:
             waits.append(next_step - now)
         if next_write is not None:
             waits.append(next_write - now)
-        if self._timers:
-            waits.append(self._timers[0][0] - self._clock.time())
+        next_due = self.timers.next_due
+        if next_due is not None:
+            waits.append(next_due - self._clock.time())
         if self._quiet:
             waits.append(self._quiet[0][0] - now)
         if self._turns.pending:
@@ -402,7 +400,7 @@ class Engine:
                     UNSET if report.state is None else Raw(report.state),
                     report.is_volatile,
                 )
-                self._record(active, event)
+                self.recorder.record(active, event)
             elif isinstance(report, Starved):
                 self.dispatcher.set_aside(flight, report)
             elif isinstance(report, GivenBack):
@@ -413,7 +411,7 @@ class Engine:
             elif isinstance(report, Started):
                 at = report.at
                 event = StepStarted(flight.step, flight.number, report.worker, at, report.log)
-                self._record(active, event)
+                self.recorder.record(active, event)
             elif isinstance(report, Extended):
                 self._extend(flight, report)
             elif isinstance(report, Failed):
@@ -439,7 +437,7 @@ class Engine:
                     report.worker,
                     report.log,
                 )
-                self._record(active, event)
+                self.recorder.record(active, event)
         except ImpossibleEvent as error:
             self._give_up(active, error)
 
@@ -474,7 +472,7 @@ class Engine:
                 active.kept[len(active.run.steps) + output] = report.key
             else:  # what it waits for will never be carried out by a process
                 self.dispatcher.let_process_go(report.key)
-        self._record(active, event, graph)
+        self.recorder.record(active, event, graph)
 
     def _fail(
         self,
@@ -500,14 +498,14 @@ class Engine:
             worker=done.worker,
             log=done.log,
         )
-        self._record(active, event)
+        self.recorder.record(active, event)
         if retry_at is not None:
-            self._set_timer(active)
+            self.timers.set(active)
 
     def _refuse_environment(self, report: Refused) -> None:
         for active in list(self._runs.values()):
             if active.environment == report.environment and active.run.is_open:
-                self._record(active, Quarantined(reason=report.reason))
+                self.recorder.record(active, Quarantined(reason=report.reason))
 
     def _start_again(self, active: ActiveRun, number: int) -> None:
         """Start a step that came back, if its run goes on."""
@@ -516,46 +514,6 @@ class Engine:
         else:
             self._rest(active)
             self._look_later(active)  # no commit will make anybody look
-
-    # -- recording ------------------------------------------------------------------------------
-
-    def _record(self, active: ActiveRun, event: Event, graph: Graph | None = None) -> None:
-        """Apply the event and what follows from it, and note them as to be written."""
-        now = self._clock.time()
-        run = active.run
-        run.apply(event, now, graph)
-        active.append(event, now)
-        while (follows := run.settle() or self._next_wait(run)) is not None:
-            run.apply(follows, now)
-            active.append(follows, now)
-            if type(follows) is WaitBegun:
-                self._set_timer(active)
-        if isinstance(event, RunBegun | RunResumed | PauseChanged):
-            self._list_handed_back(active)
-        if run.dropped:
-            self.dispatcher.drop(active)
-        if active.kept:
-            self.dispatcher.let_kept_go(active, [n for n in active.kept if run.steps[n].is_ended])
-        self.writer.note(active)
-
-    def _list_handed_back(self, active: ActiveRun) -> None:
-        """Recorded as running, but handed back by its executor while nothing could be started:
-        such steps are to be started again."""
-        run = active.run
-        if run.may_start:
-            for step in run.steps:
-                if step.status is StepStatus.RUNNING and self._is_to_begin(active, step):
-                    run.ready.append(step.number)
-
-    def _next_wait(self, run: Run) -> Event | None:
-        """The beginning of a wait that is READY; it is recorded with what made it so."""
-        if not run.beginning or not run.may_start:
-            return None
-        while run.beginning:
-            number = run.beginning.popleft()
-            if run.steps[number].status is StepStatus.READY:
-                return run.begin_wait(number, self._clock.time())
-        return None
 
     def _written(self, part: Part) -> None:
         active = part.active
@@ -581,7 +539,7 @@ class Engine:
         may_lay_down = run.is_at_rest and run.may_start and not active.step_listeners
         if may_lay_down and len(run.steps) >= self.lay_down_steps:
             # So that a call costs the same for ever.
-            self._record(active, run.lay_down())
+            self.recorder.record(active, run.lay_down())
         if run.is_open:
             self._look_later(active)
 
@@ -658,28 +616,18 @@ class Engine:
 
     # -- time -----------------------------------------------------------------------------------
 
-    def _set_timer(self, active: ActiveRun) -> None:
-        due = active.run.next_due()
-        if due is not None and (active.timer is None or due < active.timer):
-            active.timer = due
-            heappush(self._timers, (due, next(self._ticket), active))
-
     def _fire_timers(self) -> None:
         now = self._clock.time()
-        while self._timers and self._timers[0][0] <= now:
-            due, _, active = heappop(self._timers)
-            if active.timer == due:
-                active.timer = None
+        while (active := self.timers.pop(now)) is not None:
             if self._is_parked(active) and not self._unpark(active):
-                active.timer = now + RETRY_COMMIT_S
-                heappush(self._timers, (active.timer, next(self._ticket), active))
+                self.timers.set_at(active, now + RETRY_COMMIT_S)
                 break
             if not active.is_loaded:
                 continue
             run = active.run
             try:
                 for event in run.due(now):
-                    self._record(active, event)
+                    self.recorder.record(active, event)
             except ImpossibleEvent as error:
                 self._give_up(active, error)
                 continue
@@ -688,7 +636,7 @@ class Engine:
             elif run.ready:
                 ready, run.ready = run.ready, deque()
                 self.dispatcher.start(active, ready)
-            self._set_timer(active)
+            self.timers.set(active)
 
     # -- parking --------------------------------------------------------------------------------
 
@@ -726,14 +674,7 @@ class Engine:
         if not run.may_start:
             return True  # what is held back is listed anew when it may begin
         is_listed = active.starved or run.ready or run.beginning
-        return not (is_listed or any(self._is_to_begin(active, step) for step in run.steps))
-
-    def _is_to_begin(self, active: ActiveRun, step: StepState) -> bool:
-        """Whether the step is READY, or was handed back by its executor, and nobody has it."""
-        is_begun = step.status is StepStatus.RUNNING and step.may_begin
-        if not is_begun and step.status is not StepStatus.READY:
-            return False
-        return isinstance(step.spec.action, PythonCall) and step.number not in active.attempts
+        return not (is_listed or any(active.is_to_begin(step) for step in run.steps))
 
     def _check_parked(self, now: float) -> None:
         """Find out which parked runs others own by now: nothing else tells an engine that was
@@ -774,7 +715,7 @@ class Engine:
         # What was to begin has begun; what is held back is listed anew when it may.
         active.run.ready.clear()
         active.run.beginning.clear()
-        self._set_timer(active)
+        self.timers.set(active)
         self._look_later(active)
         return True
 
@@ -836,7 +777,7 @@ class Engine:
             news = news_for(active.run, entry)
             active.objects += news.objects
             if news.event is not None:
-                self._record(active, news.event)
+                self.recorder.record(active, news.event)
         except (DecodeError, ValueError) as error:
             log.error("run %s: news that cannot be read: %s", active.run_id, error)
         except ImpossibleEvent as error:
@@ -890,7 +831,7 @@ class Engine:
                 self._turns.pending.appendleft(active)
                 return
             if active.run.is_pending and active.run.is_open and active.turn is not None:
-                self._record(active, RunBegun())
+                self.recorder.record(active, RunBegun())
             else:  # it has come to its end meanwhile
                 self._turns.give_back(active)
 
@@ -916,7 +857,9 @@ class Engine:
         active.objects += submission.objects
         self._runs[run_id] = active
         self._has_driven = True
-        self._record(active, submission.first_event(is_pending=is_pending), submission.graph)
+        self.recorder.record(
+            active, submission.first_event(is_pending=is_pending), submission.graph
+        )
         if is_pending:
             self._turns.pending.append(active)
 
@@ -945,18 +888,18 @@ class Engine:
         self._runs[run_id] = active
         self._has_driven = True
         was_open = run.is_open
-        self._record(active, adopted)
+        self.recorder.record(active, adopted)
         if not was_open and run.finished is not RunStatus.SUCCESSFUL:
             self._take_in_older(active, record)
             # An actor that has nothing to do needs no turn to do so.
             is_pending = run.unfinished > 0 and not self._turns.take(active)
-            self._record(active, RunResumed(is_pending=is_pending))
+            self.recorder.record(active, RunResumed(is_pending=is_pending))
         elif run.is_open and not run.is_pending and not run.is_at_rest:
             self._turns.take_anyway(active)
         if run.is_pending:
             self._turns.pending.append(active)
             self._ask_for_turn_at = 0.0
-        self._set_timer(active)
+        self.timers.set(active)
 
     def _take_in_older(self, active: ActiveRun, record: RunRecord) -> None:
         """Take in what was posted for a run before it is resumed: a cancel among it is none of what
@@ -987,8 +930,8 @@ class Engine:
         active.forward, active.on_accepted = forward, on_accepted
         active.takes, active.detaches = True, detached
         self._turns.take_anyway(active)
-        self._record(active, RunResumed())
-        self._set_timer(active)
+        self.recorder.record(active, RunResumed())
+        self.timers.set(active)
 
     def _let_go(self, run_id: str, error: WeftlineError | None) -> None:
         # What became of the last commit decides what there is to be released.
