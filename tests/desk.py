@@ -279,7 +279,7 @@ class Desk:
     def is_loaded(self, run_id: str) -> bool:
         """Whether the run is in memory; driven here it is in any case."""
         assert self.engine.drives(run_id)
-        return run_id in self.engine._runs
+        return run_id in self.engine.runs.loaded
 
     def turn(self) -> None:
         """Turn until the engine would sleep: all that is at hand is taken in and built upon."""

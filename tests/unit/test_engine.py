@@ -15,7 +15,8 @@ from weftline.core.state import StepStatus
 from weftline.core.values import Object, pack_list
 from weftline.engine.active import Committed, Ended, Output, Stalled
 from weftline.engine.dispatcher import RETRY_STARVED_S
-from weftline.engine.engine import LOOK_S, PARK_AFTER_S
+from weftline.engine.engine import LOOK_S
+from weftline.engine.parking import PARK_AFTER_S
 from weftline.engine.recovery import read_run
 from weftline.engine.writer import MAX_BATCH_AGE_S, RETRY_COMMIT_S
 from weftline.errors import (
@@ -1148,7 +1149,7 @@ def test_a_run_that_contradicts_itself_is_given_up_and_harms_no_other(
     desk.submit("r", step("a"))
     desk.submit("other", step("b"))
     # No executor can bring this about: somebody else ended the step in the engine's own state.
-    desk.engine._runs["r"].run.steps[0].status = StepStatus.CANCELED
+    desk.engine.runs.loaded["r"].run.steps[0].status = StepStatus.CANCELED
     desk.succeed("a")
     (gone,) = desk.gone("r")
     assert type(gone) is WorkflowError

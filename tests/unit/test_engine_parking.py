@@ -10,7 +10,8 @@ from weftline.core.events import RunStatus
 from weftline.core.graph import Step
 from weftline.core.state import StepStatus
 from weftline.engine.active import Committed, Ended
-from weftline.engine.engine import LAY_DOWN_STEPS, LOOK_S, PARK_AFTER_S
+from weftline.engine.engine import LAY_DOWN_STEPS, LOOK_S
+from weftline.engine.parking import PARK_AFTER_S
 from weftline.errors import WorkflowError, WorkflowRunningError
 from weftline.ports import Entry, InboxKind, Printed, Started, Succeeded
 
@@ -342,10 +343,10 @@ def test_an_actor_lays_down_what_is_behind_it(desk: Desk) -> None:
     row = desk.journal.row("r")
     assert row.summary.base_seq == base
     assert (row.summary.steps, row.summary.succeeded) == (LAY_DOWN_STEPS + 3,) * 2
-    assert len(desk.engine._runs["r"].run.steps) < 5
+    assert len(desk.engine.runs.loaded["r"].run.steps) < 5
     second = Desk(desk.journal, "e2")
     second.adopt("r")
-    assert len(second.engine._runs["r"].run.steps) < 5
+    assert len(second.engine.runs.loaded["r"].run.steps) < 5
     second.call("r", method("add"))
     second.turn()
     assert second.attempt(f"add_{LAY_DOWN_STEPS + 2}").state == packed(LAY_DOWN_STEPS + 2)

@@ -12,7 +12,7 @@ from weftline.core.graph import Graph
 from weftline.core.run import NOTHING, Run
 from weftline.core.state import StepState, StepStatus
 from weftline.core.values import Error, Packed
-from weftline.errors import WeftlineError
+from weftline.errors import StepNotFoundError, WeftlineError, WorkflowError
 from weftline.ports import Creation, Entry, Summary
 
 FIRST_METHOD = "__init__"
@@ -192,7 +192,8 @@ class ActiveRun:
         self.taken: list[int] = []  # inbox entries taken in since the last commit
         self.inbox_read = 0  # the number of the last one
         self.group: tuple[str, int] | None = None  # as in RunSubmitted
-        self.turn: tuple[str | None, object] | None = None  # to run, where that is limited
+        # To run, where that is limited: of which group, and what gives it back.
+        self.turn: tuple[str | None, Callable[[], object] | None] | None = None
         self.timer: float | None = None  # the earliest time at which the engine looks at its waits
         self.listeners: list[Listener] = []
         self.step_listeners: dict[str, list[Listener]] = {}
@@ -264,7 +265,26 @@ class ActiveRun:
         for listener in self.step_listeners.pop(name, ()):
             listener(news)
 
+    def tell_late(self) -> None:
+        """Tell those who began to watch a step while its end was being written."""
+        for name in list(self.step_listeners):
+            ended = Ended.find(self.run, name)
+            if ended is not None:
+                self.tell_step(name, ended)
+
+    def tell_of_unknown(self) -> None:
+        """Nobody waits for ever for steps that a run which is over never had."""
+        for name in list(self.step_listeners):
+            if self.run.find_step(name) is None:
+                ended = Ended.find(self.run, name)
+                self.tell_step(name, ended or Gone(never_had(self.run_id, name)))
+
     def tell_steps(self, news: News) -> None:
         """Tell those who wait for the ends of steps, for good."""
         for name in list(self.step_listeners):
             self.tell_step(name, news)
+
+
+def never_had(run_id: str, name: str) -> WorkflowError:
+    """Why nothing can be told of a step that the run had not when it ended."""
+    return StepNotFoundError(f"No such step_id {name} in workflow {run_id}", run_id)

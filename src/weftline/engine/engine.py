@@ -9,7 +9,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from itertools import islice
 from random import Random
 
 from msgspec import UNSET, DecodeError, Raw
@@ -41,12 +40,15 @@ from weftline.engine.active import (
     Output,
     Stalled,
     Submission,
+    never_had,
 )
 from weftline.engine.committer import Committer
 from weftline.engine.dispatcher import Dispatcher, InFlight
 from weftline.engine.inbox import news_for
+from weftline.engine.parking import Parking
 from weftline.engine.recorder import Recorder
-from weftline.engine.recovery import Recorded, read_run
+from weftline.engine.recovery import Recorded
+from weftline.engine.runs import Runs
 from weftline.engine.timers import Timers
 from weftline.engine.turns import Turns
 from weftline.engine.writer import RETRY_COMMIT_S, Part, Writer
@@ -54,12 +56,10 @@ from weftline.errors import (
     ImpossibleEvent,
     InvalidWorkflow,
     StepMemoryError,
-    StepNotFoundError,
     StepTimeoutError,
     StorageError,
     WeftlineError,
     WorkflowError,
-    WorkflowNotFoundError,
     WorkflowQueueFull,
     WorkflowRunningError,
 )
@@ -85,14 +85,8 @@ from weftline.ports import (
     TimedOut,
 )
 
-PARK_AFTER_S = 1.0
-"""A run in which everything waits is unloaded when nothing has happened in it for so long."""
-
 LOOK_S = 5.0
 """How often the inbox is looked at without having been told of news, which may get lost."""
-
-CHECKED_AT_ONCE = 10
-"""So many parked runs are looked after each time."""
 
 ASK_FOR_TURN_S = 0.1
 """How often turns to run are asked for that another process may have given back."""
@@ -119,8 +113,6 @@ class Engine:
     ) -> None:
         self.engine_id = engine_id
         self.lay_down_steps = LAY_DOWN_STEPS
-        self._turns = turns or Turns()
-        self._ask_for_turn_at = 0.0
         self._journal, self._executor, self._clock = journal, executor, clock
         self.writer = Writer(
             engine_id,
@@ -128,20 +120,21 @@ class Engine:
             clock,
             committer,
             on_written=self._written,
-            on_refused=self._lose,
-            on_stalled=self._tell_all,
+            on_refused=self._refused,
+            on_stalled=self._stalled,
         )
         self.dispatcher = Dispatcher(executor, clock, self.writer)
         self.timers = Timers()
         self.recorder = Recorder(clock, self.writer, self.dispatcher, self.timers)
+        self.turns = turns or Turns()
+        self.runs = Runs(self.writer, self.dispatcher, self.turns)
+        self.parking = Parking(
+            engine_id, journal, clock, self.writer, self.dispatcher, self.timers, self.runs
+        )
         self._random = Random(seed)
-        self._runs: dict[str, ActiveRun] = {}
-        self._parked: dict[str, ActiveRun] = {}
-        self._quiet: deque[tuple[float, int, ActiveRun]] = deque()  # since when, and at which seq
         self._postponed: list[Report] = []  # on parked runs that could not be loaded
         self._look_at = clock.monotonic() + LOOK_S
-        self._has_more_news = self._has_driven = False
-        self._check_at = 0.0
+        self._has_more_news = False
         self._commands: deque[Callable[[], object]] = deque()
         self._is_stopping = False
         self._broken: WeftlineError | None = None
@@ -248,24 +241,19 @@ class Engine:
         """Stop driving a run; it is RESUMABLE when `done` is called, on the engine's thread."""
 
         def command() -> None:
-            self._let_go(run_id, None)
+            self.runs.let_go(run_id, None)
             done()
 
         self._put(command)
 
     def drives(self, run_id: str) -> bool | None:
         """Whether the run goes on here; False when only steps of a failed one still run."""
-        if run_id in self._parked:
-            return True
-        active = self._runs.get(run_id)
-        return None if active is None else active.run.is_open
+        return self.runs.drives(run_id)
 
     @property
     def open_runs(self) -> int:
         """How many runs are driven here and have not ended; an actor at rest has."""
-        active = sum(a.run.is_open and not a.run.is_at_rest for a in list(self._runs.values()))
-        parked = list(self._parked.values())
-        return active + sum(a.stored.status is not RunStatus.SUCCESSFUL for a in parked)
+        return self.runs.open_count
 
     @property
     def has_failed(self) -> bool:
@@ -294,10 +282,9 @@ class Engine:
             while self._commands:  # their runs are to be told as well
                 with suppress(Exception):
                     self._commands.popleft()()
-            for active in [*self._runs.values(), *self._parked.values()]:
+            for active in self.runs:
                 active.tell(Gone(self._broken))
-            self._runs.clear()
-            self._parked.clear()
+            self.runs.clear()
             raise
 
     def turn(self) -> None:
@@ -316,17 +303,15 @@ class Engine:
         now = self._clock.monotonic()
         if self._look_at <= now:
             self._read_inbox()
-        if self._parked and self._check_at <= now:
-            self._check_parked(now)
-        if self._quiet and self._quiet[0][0] <= now:
-            self._park_quiet(now)
-        if self._turns.pending and self._ask_for_turn_at <= now:
-            self._begin_pending()
+        self.parking.check(now)
+        self.parking.park(now)
+        if self.turns.is_due(now):
+            self._begin_pending(now)
         for active, number, generation in self.dispatcher.come_back(now):
             if generation == active.run.generation:
                 self._start_again(active, number)
             elif active.is_loaded:
-                self._rest(active)
+                self.runs.rest(active)
         self.writer.go_on()
         if not self.writer.is_stalled:
             self.dispatcher.dispatch()
@@ -342,7 +327,7 @@ class Engine:
             return max(0.0, next_write - now)
         if self._commands or self.writer.has_to_write:
             return 0.0
-        waits = [self._look_at - now] if self._has_driven else []
+        waits = [self._look_at - now] if self.runs.has_driven else []
         next_step = self.dispatcher.next_look
         if next_step is not None:
             waits.append(next_step - now)
@@ -351,10 +336,11 @@ class Engine:
         next_due = self.timers.next_due
         if next_due is not None:
             waits.append(next_due - self._clock.time())
-        if self._quiet:
-            waits.append(self._quiet[0][0] - now)
-        if self._turns.pending:
-            waits.append(self._ask_for_turn_at - now)
+        next_park = self.parking.next_look
+        if next_park is not None:
+            waits.append(next_park - now)
+        if self.turns.pending:
+            waits.append(self.turns.ask_at - now)
         if self._postponed:
             waits.append(RETRY_COMMIT_S)
         return max(0.0, min(waits)) if waits else None
@@ -374,7 +360,7 @@ class Engine:
         if flight is None:  # of an attempt that was given up; whatever it did is void
             return
         active = flight.active
-        if self._is_parked(active) and not self._unpark(active):
+        if not self.parking.wake(active):
             self.dispatcher.in_flight[report.key] = flight
             self._postponed.append(report)
             return
@@ -439,7 +425,7 @@ class Engine:
                 )
                 self.recorder.record(active, event)
         except ImpossibleEvent as error:
-            self._give_up(active, error)
+            self.runs.give_up(active, error)
 
     def _extend(self, flight: InFlight, report: Extended) -> None:
         active = flight.active
@@ -503,7 +489,7 @@ class Engine:
             self.timers.set(active)
 
     def _refuse_environment(self, report: Refused) -> None:
-        for active in list(self._runs.values()):
+        for active in list(self.runs.loaded.values()):
             if active.environment == report.environment and active.run.is_open:
                 self.recorder.record(active, Quarantined(reason=report.reason))
 
@@ -512,8 +498,8 @@ class Engine:
         if active.run.may_start:
             self.dispatcher.start_again(active, number)
         else:
-            self._rest(active)
-            self._look_later(active)  # no commit will make anybody look
+            self.runs.rest(active)
+            self.parking.look_later(active)  # no commit will make anybody look
 
     def _written(self, part: Part) -> None:
         active = part.active
@@ -531,95 +517,36 @@ class Engine:
             active.tell_step(name, ended)
         run = active.run
         if active.step_listeners and not self.writer.has_unwritten(active):
-            self._tell_late(active)
+            active.tell_late()
         if part.ready and part.generation == run.generation:
             self.dispatcher.start(active, part.ready)
         if part.ending is not None and part.generation == run.generation:
-            self._tell_ending(active, part.ending)
+            self.runs.tell_ending(active, part.ending)
         may_lay_down = run.is_at_rest and run.may_start and not active.step_listeners
         if may_lay_down and len(run.steps) >= self.lay_down_steps:
             # So that a call costs the same for ever.
             self.recorder.record(active, run.lay_down())
         if run.is_open:
-            self._look_later(active)
+            self.parking.look_later(active)
 
-    def _tell_late(self, active: ActiveRun) -> None:
-        """Tell those who began to watch a step while its end was being written."""
-        for name in list(active.step_listeners):
-            ended = Ended.find(active.run, name)
-            if ended is not None:
-                active.tell_step(name, ended)
-
-    def _tell_ending(self, active: ActiveRun, ending: Ended) -> None:
-        run = active.run
-        active.tell(ending)
-        active.listeners.clear()
-        if not run.is_open:
-            active.told_generation = run.generation
-            self._tell_of_unknown(active)
-            self.dispatcher.let_kept_go(active, active.kept)
-        if not run.is_open or run.is_at_rest:
-            self._give_up_turn(active)
-        self._rest(active)
-
-    def _tell_of_unknown(self, active: ActiveRun) -> None:
-        """Nobody waits for ever for steps that a run which is over never had."""
-        for name in list(active.step_listeners):
-            if active.run.find_step(name) is None:
-                ended = Ended.find(active.run, name)
-                active.tell_step(name, ended or Gone(never_had(active.run_id, name)))
-
-    def _give_up_turn(self, active: ActiveRun) -> None:
-        """The run needs its turn no more, nor waits for one; another one may have it."""
-        if self._turns.give_back(active):
-            self._ask_for_turn_at = 0.0
-
-    def _rest(self, active: ActiveRun) -> None:
-        """Forget a run that does not go on, once nothing of it runs or is to be written."""
-        run = active.run
-        is_told = active.told_generation == run.generation
-        if is_told and not (run.is_open or active.attempts or self.writer.has_unwritten(active)):
-            self._forget(active)
-            # Who still watches asks for a step that the run does not have.
-            active.tell(Gone(WorkflowError(f"run {active.run_id!r} has ended", active.run_id)))
-
-    def _tell_all(self, news: Stalled) -> None:
-        for active in self._runs.values():
-            active.tell(news)
-
-    def _lose(self, part: Part) -> None:
-        """The run was refused: its id is taken, or somebody else owns it now."""
-        active = part.active
-        error = taken_over(active.run_id)
+    def _refused(self, part: Part) -> None:
+        """The run's id is taken, or somebody else owns it now."""
         if part.change.creation is not None:
-            text = f"the workflow id {active.run_id!r} is in use already"
-            error = WorkflowRunningError(text, active.run_id)
-        self._forget(active)
-        active.tell(Gone(error, is_outdated=part.change.takes))
+            run_id = part.active.run_id
+            text = f"the workflow id {run_id!r} is in use already"
+            self.runs.lose(part.active, WorkflowRunningError(text, run_id))
+        else:
+            self.runs.lose(part.active, is_outdated=part.change.takes)
 
-    def _forget(self, active: ActiveRun) -> None:
-        if self._runs.get(active.run_id) is active:
-            del self._runs[active.run_id]
-        if self._parked.get(active.run_id) is active:
-            del self._parked[active.run_id]
-        self._give_up_turn(active)
-        self.dispatcher.forget(active)
-        self.writer.forget(active)
-        active.unload()
-
-    def _give_up(self, active: ActiveRun, error: Exception) -> None:
-        """A run whose state contradicts itself harms no other one: stop driving it, and say so."""
-        log.error("run %s contradicts itself: %s", active.run_id, error, exc_info=error)
-        self._let_go(active.run_id, WorkflowError(f"run {active.run_id!r}: {error}"))
-
-    # -- starting steps -------------------------------------------------------------------------
+    def _stalled(self, stalled: Stalled) -> None:
+        self.runs.tell(stalled)
 
     # -- time -----------------------------------------------------------------------------------
 
     def _fire_timers(self) -> None:
         now = self._clock.time()
         while (active := self.timers.pop(now)) is not None:
-            if self._is_parked(active) and not self._unpark(active):
+            if not self.parking.wake(active):
                 self.timers.set_at(active, now + RETRY_COMMIT_S)
                 break
             if not active.is_loaded:
@@ -629,7 +556,7 @@ class Engine:
                 for event in run.due(now):
                     self.recorder.record(active, event)
             except ImpossibleEvent as error:
-                self._give_up(active, error)
+                self.runs.give_up(active, error)
                 continue
             if run.ready and self.writer.has_unwritten(active):
                 self.writer.note(active)  # others in the list must wait until that is durable
@@ -637,120 +564,6 @@ class Engine:
                 ready, run.ready = run.ready, deque()
                 self.dispatcher.start(active, ready)
             self.timers.set(active)
-
-    # -- parking --------------------------------------------------------------------------------
-
-    def _park_quiet(self, now: float) -> None:
-        """Unload runs in which everything waits and nothing has happened for a while."""
-        while self._quiet and self._quiet[0][0] <= now:
-            _, seq, active = self._quiet.popleft()
-            active.is_looked_at = False
-            if not active.is_loaded or not active.run.is_open:
-                continue
-            if not self._is_quiet(active):
-                continue  # it is looked at again after its next commit
-            if active.last_seq != seq:
-                self._look_later(active)
-                continue
-            self.dispatcher.let_kept_go(active, active.kept)
-            del self._runs[active.run_id]
-            self._parked[active.run_id] = active
-            active.unload()
-
-    def _look_later(self, active: ActiveRun) -> None:
-        """See after a while whether the run can be parked."""
-        if not active.is_looked_at:
-            active.is_looked_at = True
-            at = self._clock.monotonic() + PARK_AFTER_S
-            self._quiet.append((at, active.last_seq, active))
-
-    def _is_quiet(self, active: ActiveRun) -> bool:
-        """Whether nothing of the run is to be done before there is news."""
-        run = active.run
-        if not run.is_open or self.writer.has_unwritten(active):
-            return False
-        if not self.dispatcher.only_listens(active):
-            return False
-        if not run.may_start:
-            return True  # what is held back is listed anew when it may begin
-        is_listed = active.starved or run.ready or run.beginning
-        return not (is_listed or any(active.is_to_begin(step) for step in run.steps))
-
-    def _check_parked(self, now: float) -> None:
-        """Find out which parked runs others own by now: nothing else tells an engine that was
-        stopped for so long that it was taken for dead. A few at a time, since they are seldom."""
-        self._check_at = now + LOOK_S
-        for run_id in list(islice(self._parked, CHECKED_AT_ONCE)):
-            active = self._parked[run_id] = self._parked.pop(run_id)  # behind the others
-            try:
-                found = self._journal.read(run_id, active.last_seq)
-            except StorageError:
-                return
-            if found is None or found[0].epoch != active.epoch:
-                self._forget(active)
-                active.tell(Gone(taken_over(run_id)))
-
-    def _is_parked(self, active: ActiveRun) -> bool:
-        return self._parked.get(active.run_id) is active
-
-    def _unpark(self, active: ActiveRun) -> bool:
-        """Load the run again, or give it up; False when neither can be done now."""
-        try:
-            recorded = read_run(self._journal, active.run_id, to_drive=True)
-        except StorageError as error:
-            log.warning("run %s cannot be read, trying again: %s", active.run_id, error)
-            return False
-        except (ImpossibleEvent, DecodeError) as error:
-            self._give_up(active, error)
-            return True
-        except WorkflowNotFoundError:
-            recorded = None
-        del self._parked[active.run_id]
-        self._runs[active.run_id] = active
-        if recorded is None or recorded.record.epoch != active.epoch:
-            self._forget(active)
-            active.tell(Gone(taken_over(active.run_id)))
-            return True
-        active.run = recorded.run
-        # What was to begin has begun; what is held back is listed anew when it may.
-        active.run.ready.clear()
-        active.run.beginning.clear()
-        self.timers.set(active)
-        self._look_later(active)
-        return True
-
-    def _load(self, run_id: str) -> ActiveRun | None:
-        """An own run, loaded if it was not. Raises: StorageError."""
-        active = self._parked.get(run_id)
-        if active is not None and not self._unpark(active):
-            raise StorageError(f"run {run_id!r} cannot be read")
-        active = self._runs.get(run_id)
-        if active is not None:
-            return active
-        try:
-            recorded = read_run(self._journal, run_id, to_drive=True)
-        except WorkflowNotFoundError:
-            return None
-        except (ImpossibleEvent, DecodeError) as error:
-            log.error("run %s contradicts itself: %s", run_id, error)
-            return None
-        record = recorded.record
-        # An open one is not driven here: it was let go of, and that is not written yet.
-        if (
-            record.engine != self.engine_id
-            or self.writer.is_released(run_id)
-            or recorded.run.is_open
-        ):
-            return None
-        active = ActiveRun(run_id, recorded.run, record.creation, record.epoch, record.last_seq)
-        active.stored, active.is_owned = record.summary, True
-        active.group = recorded.run.group
-        active.base_seq = record.summary.base_seq
-        active.told_generation = recorded.run.generation
-        recorded.run.ready.clear()
-        recorded.run.beginning.clear()
-        self._runs[run_id] = active
-        return active
 
     # -- the inbox ------------------------------------------------------------------------------
 
@@ -762,7 +575,7 @@ class Engine:
                 entries = self._journal.read_inbox(self.engine_id)
                 self._has_more_news = len(entries) >= INBOX_AT_ONCE  # behind these
                 for entry in entries:
-                    active = self._load(entry.run_id)
+                    active = self.parking.load(entry.run_id)
                     if active is not None and entry.number > active.inbox_read:
                         self._take_in(active, entry)
             except StorageError as error:
@@ -786,9 +599,9 @@ class Engine:
 
     def _watch(self, run_id: str, name: str | None, listener: Listener, is_expected: bool) -> None:
         try:
-            active = self._runs.get(run_id)
-            if active is None and run_id in self._parked:
-                active = self._load(run_id)
+            active = self.runs.loaded.get(run_id)
+            if active is None and run_id in self.runs.parked:
+                active = self.parking.load(run_id)
         except StorageError as error:
             listener(Gone(error))
             return
@@ -814,26 +627,20 @@ class Engine:
     # -- limits ---------------------------------------------------------------------------------
 
     def _limit(self, turns: Turns) -> None:
-        turns.pending = self._turns.pending
-        for active in [*self._runs.values(), *self._parked.values()]:
-            if active.turn is not None:
-                self._turns.give_back(active)
-                turns.take_anyway(active)
-        self._turns = turns
-        self._ask_for_turn_at = 0.0
+        self.turns.change(turns, self.runs)
 
-    def _begin_pending(self) -> None:
+    def _begin_pending(self, now: float) -> None:
         """Let runs begin whose turn has come."""
-        self._ask_for_turn_at = self._clock.monotonic() + ASK_FOR_TURN_S
-        while (active := self._turns.next()) is not None:
-            if self._is_parked(active) and not self._unpark(active):
-                self._turns.give_back(active)
-                self._turns.pending.appendleft(active)
-                return
+        while (active := self.turns.next()) is not None:
+            if not self.parking.wake(active):
+                self.turns.give_back(active)
+                self.turns.pending.appendleft(active)
+                break
             if active.run.is_pending and active.run.is_open and active.turn is not None:
                 self.recorder.record(active, RunBegun())
             else:  # it has come to its end meanwhile
-                self._turns.give_back(active)
+                self.turns.give_back(active)
+        self.turns.ask_at = now + ASK_FOR_TURN_S
 
     # -- commands -------------------------------------------------------------------------------
 
@@ -843,8 +650,8 @@ class Engine:
             listener(Gone(WorkflowRunningError(f"run {run_id!r} is running", run_id)))
             return
         active.group = submission.group
-        is_pending = not self._turns.take(active)
-        if is_pending and self._turns.is_full:
+        is_pending = not self.turns.take(active)
+        if is_pending and self.turns.is_full:
             text = (
                 f"run {run_id!r} was not accepted: as many workflows run and wait as"
                 " max_running_workflows and max_pending_workflows allow; try again later"
@@ -855,23 +662,23 @@ class Engine:
         active.listeners.append(listener)
         active.graphs.append((submission.graph_hash, submission.pages))
         active.objects += submission.objects
-        self._runs[run_id] = active
-        self._has_driven = True
+        self.runs.add(active)
         self.recorder.record(
             active, submission.first_event(is_pending=is_pending), submission.graph
         )
         if is_pending:
-            self._turns.pending.append(active)
+            self.turns.pending.append(active)
 
     def _is_deleted(self, run_id: str) -> bool:
         """Whether an actor at rest was deleted: nobody tells its owner, which forgets it here."""
-        active = self._runs.get(run_id) or self._parked[run_id]
+        active = self.runs.find(run_id)
+        assert active is not None
         try:
             if self.writer.has_unwritten(active) or self._journal.read(run_id, active.last_seq):
                 return False
         except StorageError:
             return False
-        self._forget(active)
+        self.runs.forget(active)
         return True
 
     def _adopt(
@@ -885,20 +692,19 @@ class Engine:
         active.stored, active.base_seq = record.summary, record.summary.base_seq
         active.group = run.group
         active.listeners.append(listener)
-        self._runs[run_id] = active
-        self._has_driven = True
+        self.runs.add(active)
         was_open = run.is_open
         self.recorder.record(active, adopted)
         if not was_open and run.finished is not RunStatus.SUCCESSFUL:
             self._take_in_older(active, record)
             # An actor that has nothing to do needs no turn to do so.
-            is_pending = run.unfinished > 0 and not self._turns.take(active)
+            is_pending = run.unfinished > 0 and not self.turns.take(active)
             self.recorder.record(active, RunResumed(is_pending=is_pending))
         elif run.is_open and not run.is_pending and not run.is_at_rest:
-            self._turns.take_anyway(active)
+            self.turns.take_anyway(active)
         if run.is_pending:
-            self._turns.pending.append(active)
-            self._ask_for_turn_at = 0.0
+            self.turns.pending.append(active)
+            self.turns.ask_at = 0.0
         self.timers.set(active)
 
     def _take_in_older(self, active: ActiveRun, record: RunRecord) -> None:
@@ -919,7 +725,7 @@ class Engine:
         forward: bool,
         on_accepted: Callable[[], object] | None,
     ) -> None:
-        active = self._runs.get(run_id)
+        active = self.runs.loaded.get(run_id)
         is_over = active is None or active.run.finished is RunStatus.SUCCESSFUL
         if active is None or is_over or active.run.is_open:
             text = f"run {run_id!r} " + ("has just ended" if is_over else "is running")
@@ -929,43 +735,13 @@ class Engine:
         active.listeners.append(listener)
         active.forward, active.on_accepted = forward, on_accepted
         active.takes, active.detaches = True, detached
-        self._turns.take_anyway(active)
+        self.turns.take_anyway(active)
         self.recorder.record(active, RunResumed())
         self.timers.set(active)
 
-    def _let_go(self, run_id: str, error: WeftlineError | None) -> None:
-        # What became of the last commit decides what there is to be released.
-        self.writer.settle()
-        is_in_doubt = self.writer.is_in_doubt(run_id)
-        active = self._runs.get(run_id) or self._parked.get(run_id)
-        if active is None:
-            return
-        self._forget(active)
-        if error is None:
-            active.tell_steps(Gone(WorkflowError(f"run {run_id!r} was let go", run_id)))
-        else:
-            active.tell(Gone(error))
-        if active.is_owned and not is_in_doubt:
-            self.writer.release(active)
-            if not self._is_stopping:
-                self.writer.write_releases()
-
     def _stop(self) -> None:
         self._is_stopping = True
-        for run_id in [*self._runs, *self._parked]:
-            stopped = WorkflowError(f"run {run_id!r} was let go: the engine is stopping", run_id)
-            self._let_go(run_id, stopped)
-        self.writer.write_releases()
-
-
-def taken_over(run_id: str) -> WorkflowRunningError:
-    """Why this engine does not drive a run any more."""
-    return WorkflowRunningError(f"run {run_id!r} was taken over by another process", run_id)
-
-
-def never_had(run_id: str, name: str) -> WorkflowError:
-    """Why nothing can be told of a step that the run had not when it ended."""
-    return StepNotFoundError(f"No such step_id {name} in workflow {run_id}", run_id)
+        self.runs.let_all_go()
 
 
 def error_of(error: WeftlineError) -> Error:
