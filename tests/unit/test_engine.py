@@ -15,7 +15,7 @@ from weftline.core.state import StepStatus
 from weftline.core.values import Object, pack_list
 from weftline.engine.active import Committed, Ended, Output, Stalled
 from weftline.engine.dispatcher import RETRY_STARVED_S
-from weftline.engine.engine import LOOK_S
+from weftline.engine.inbox import LOOK_S
 from weftline.engine.parking import PARK_AFTER_S
 from weftline.engine.recovery import read_run
 from weftline.engine.writer import MAX_BATCH_AGE_S, RETRY_COMMIT_S

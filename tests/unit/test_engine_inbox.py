@@ -8,7 +8,7 @@ from tests.desk import Desk
 from tests.graphs import method, packed, signal, some, step, timer
 from weftline.core.events import CallReceived, RunStatus, SignalReceived
 from weftline.core.state import StepStatus
-from weftline.engine.engine import LOOK_S
+from weftline.engine.inbox import LOOK_S
 from weftline.engine.writer import RETRY_COMMIT_S
 from weftline.ports import INBOX_AT_ONCE, InboxKind
 
@@ -121,7 +121,7 @@ def test_more_news_than_are_read_at_once_are_all_taken_in(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weftline.adapters.journal.memory.INBOX_AT_ONCE", 10)
-    monkeypatch.setattr("weftline.engine.engine.INBOX_AT_ONCE", 10)
+    monkeypatch.setattr("weftline.engine.inbox.INBOX_AT_ONCE", 10)
     assert INBOX_AT_ONCE > 1000
     waiting(desk)
     for n in range(35):

@@ -10,7 +10,8 @@ from weftline.core.events import RunStatus
 from weftline.core.graph import Step
 from weftline.core.state import StepStatus
 from weftline.engine.active import Committed, Ended
-from weftline.engine.engine import LAY_DOWN_STEPS, LOOK_S
+from weftline.engine.engine import LAY_DOWN_STEPS
+from weftline.engine.inbox import LOOK_S
 from weftline.engine.parking import PARK_AFTER_S
 from weftline.errors import WorkflowError, WorkflowRunningError
 from weftline.ports import Entry, InboxKind, Printed, Started, Succeeded

@@ -44,7 +44,7 @@ from weftline.engine.active import (
 )
 from weftline.engine.committer import Committer
 from weftline.engine.dispatcher import Dispatcher, InFlight
-from weftline.engine.inbox import news_for
+from weftline.engine.inbox import Inbox
 from weftline.engine.parking import Parking
 from weftline.engine.recorder import Recorder
 from weftline.engine.recovery import Recorded
@@ -64,14 +64,12 @@ from weftline.errors import (
     WorkflowRunningError,
 )
 from weftline.ports import (
-    INBOX_AT_ONCE,
     Clock,
     Done,
     Executor,
     Extended,
     Failed,
     GivenBack,
-    InboxEntry,
     Journal,
     Lost,
     Outgrown,
@@ -84,9 +82,6 @@ from weftline.ports import (
     Succeeded,
     TimedOut,
 )
-
-LOOK_S = 5.0
-"""How often the inbox is looked at without having been told of news, which may get lost."""
 
 ASK_FOR_TURN_S = 0.1
 """How often turns to run are asked for that another process may have given back."""
@@ -131,10 +126,9 @@ class Engine:
         self.parking = Parking(
             engine_id, journal, clock, self.writer, self.dispatcher, self.timers, self.runs
         )
+        self.inbox = Inbox(engine_id, journal, clock, self.writer, self.recorder, self.parking)
         self._random = Random(seed)
         self._postponed: list[Report] = []  # on parked runs that could not be loaded
-        self._look_at = clock.monotonic() + LOOK_S
-        self._has_more_news = False
         self._commands: deque[Callable[[], object]] = deque()
         self._is_stopping = False
         self._broken: WeftlineError | None = None
@@ -208,7 +202,7 @@ class Engine:
 
     def look(self) -> None:
         """There may be news in the inbox. Nobody is told when nothing is driven here any more."""
-        self._look_at = 0.0
+        self.inbox.look_soon()
         self._executor.wake()
 
     def watch(
@@ -301,8 +295,8 @@ class Engine:
             self._commands.popleft()()
         self._fire_timers()
         now = self._clock.monotonic()
-        if self._look_at <= now:
-            self._read_inbox()
+        if self.inbox.next_look <= now and not self._is_stopping:
+            self.inbox.read()
         self.parking.check(now)
         self.parking.park(now)
         if self.turns.is_due(now):
@@ -327,7 +321,7 @@ class Engine:
             return max(0.0, next_write - now)
         if self._commands or self.writer.has_to_write:
             return 0.0
-        waits = [self._look_at - now] if self.runs.has_driven else []
+        waits = [self.inbox.next_look - now] if self.runs.has_driven else []
         next_step = self.dispatcher.next_look
         if next_step is not None:
             waits.append(next_step - now)
@@ -506,8 +500,9 @@ class Engine:
         active.epoch += part.change.takes
         active.stored = part.change.summary
         active.is_owned = True
-        if part.change.takes or self._has_more_news:
-            self._look_at = 0.0  # there may be news from before, which are this engine's only now
+        if part.change.takes or self.inbox.has_more:
+            # There may be news from before, which are this engine's only now.
+            self.inbox.look_soon()
         if active.on_accepted is not None:
             active.on_accepted()
             active.on_accepted = None
@@ -565,38 +560,6 @@ class Engine:
                 self.dispatcher.start(active, ready)
             self.timers.set(active)
 
-    # -- the inbox ------------------------------------------------------------------------------
-
-    def _read_inbox(self) -> None:
-        """Take in what was posted for runs of this engine."""
-        self._look_at = self._clock.monotonic() + LOOK_S
-        if not self._is_stopping:
-            try:
-                entries = self._journal.read_inbox(self.engine_id)
-                self._has_more_news = len(entries) >= INBOX_AT_ONCE  # behind these
-                for entry in entries:
-                    active = self.parking.load(entry.run_id)
-                    if active is not None and entry.number > active.inbox_read:
-                        self._take_in(active, entry)
-            except StorageError as error:
-                log.warning("the inbox cannot be read, trying again: %s", error)
-                self._look_at = self._clock.monotonic() + RETRY_COMMIT_S
-
-    def _take_in(self, active: ActiveRun, entry: InboxEntry) -> None:
-        """Record what an entry of the inbox says, in the commit that removes it."""
-        active.inbox_read = entry.number
-        active.taken.append(entry.number)
-        try:
-            news = news_for(active.run, entry)
-            active.objects += news.objects
-            if news.event is not None:
-                self.recorder.record(active, news.event)
-        except (DecodeError, ValueError) as error:
-            log.error("run %s: news that cannot be read: %s", active.run_id, error)
-        except ImpossibleEvent as error:
-            log.warning("run %s: news that came too late: %s", active.run_id, error)
-        self.writer.note(active)
-
     def _watch(self, run_id: str, name: str | None, listener: Listener, is_expected: bool) -> None:
         try:
             active = self.runs.loaded.get(run_id)
@@ -610,7 +573,7 @@ class Engine:
             return
         run = active.run
         if name is not None and run.find_step(name) is None:
-            self._read_inbox()  # it may be a call that is on its way
+            self.inbox.read()  # it may be a call that is on its way
         ended = Ended.find(run, name)
         is_behind = name is not None and run.laid_down > 0 and run.find_step(name) is None
         if is_behind and not is_expected:
@@ -696,7 +659,7 @@ class Engine:
         was_open = run.is_open
         self.recorder.record(active, adopted)
         if not was_open and run.finished is not RunStatus.SUCCESSFUL:
-            self._take_in_older(active, record)
+            self.inbox.read_older(active, record)
             # An actor that has nothing to do needs no turn to do so.
             is_pending = run.unfinished > 0 and not self.turns.take(active)
             self.recorder.record(active, RunResumed(is_pending=is_pending))
@@ -706,16 +669,6 @@ class Engine:
             self.turns.pending.append(active)
             self.turns.ask_at = 0.0
         self.timers.set(active)
-
-    def _take_in_older(self, active: ActiveRun, record: RunRecord) -> None:
-        """Take in what was posted for a run before it is resumed: a cancel among it is none of what
-        goes on from here. Where this engine was not its owner, nothing can have been left."""
-        if record.engine != self.engine_id:
-            return
-        with suppress(StorageError):  # then the commit of the resume does not succeed either
-            for entry in self._journal.read_inbox(self.engine_id):
-                if entry.run_id == active.run_id:
-                    self._take_in(active, entry)
 
     def _rejoin(
         self,
