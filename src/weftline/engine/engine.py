@@ -9,54 +9,39 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from random import Random
 
-from msgspec import UNSET, DecodeError, Raw
-
-from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.events import (
-    Event,
-    GraphExtended,
-    Quarantined,
     RunAdopted,
     RunBegun,
     RunResumed,
     RunStatus,
-    StepFailed,
-    StepLost,
-    StepStarted,
-    StepSucceeded,
 )
-from weftline.core.graph import Graph, Step, decode_pages
+from weftline.core.graph import Graph, Step
 from weftline.core.run import Run
-from weftline.core.values import Error
 from weftline.engine.active import (
     ActiveRun,
     Committed,
     Ended,
     Gone,
     Listener,
-    Output,
     Stalled,
     Submission,
     never_had,
 )
 from weftline.engine.committer import Committer
-from weftline.engine.dispatcher import Dispatcher, InFlight
+from weftline.engine.dispatcher import Dispatcher
 from weftline.engine.inbox import Inbox
 from weftline.engine.parking import Parking
 from weftline.engine.recorder import Recorder
 from weftline.engine.recovery import Recorded
+from weftline.engine.reports import Reports
 from weftline.engine.runs import Runs
 from weftline.engine.timers import Timers
 from weftline.engine.turns import Turns
 from weftline.engine.writer import RETRY_COMMIT_S, Part, Writer
 from weftline.errors import (
     ImpossibleEvent,
-    InvalidWorkflow,
-    StepMemoryError,
-    StepTimeoutError,
     StorageError,
     WeftlineError,
     WorkflowError,
@@ -65,22 +50,9 @@ from weftline.errors import (
 )
 from weftline.ports import (
     Clock,
-    Done,
     Executor,
-    Extended,
-    Failed,
-    GivenBack,
     Journal,
-    Lost,
-    Outgrown,
-    Printed,
-    Refused,
-    Report,
     RunRecord,
-    Started,
-    Starved,
-    Succeeded,
-    TimedOut,
 )
 
 ASK_FOR_TURN_S = 0.1
@@ -126,9 +98,10 @@ class Engine:
         self.parking = Parking(
             engine_id, journal, clock, self.writer, self.dispatcher, self.timers, self.runs
         )
+        self.reports = Reports(
+            clock, self.dispatcher, self.timers, self.recorder, self.runs, self.parking, seed
+        )
         self.inbox = Inbox(engine_id, journal, clock, self.writer, self.recorder, self.parking)
-        self._random = Random(seed)
-        self._postponed: list[Report] = []  # on parked runs that could not be loaded
         self._commands: deque[Callable[[], object]] = deque()
         self._is_stopping = False
         self._broken: WeftlineError | None = None
@@ -284,11 +257,8 @@ class Engine:
     def turn(self) -> None:
         """Wait for news, take it in, start what may start, and write when it is time to."""
         reports = self._executor.wait(self._patience())
-        if self._postponed:
-            reports, self._postponed = [*self._postponed, *reports], []
-        for report in reports:
-            self._take(report)
-        busy = bool(reports)
+        busy = bool(reports) or self.reports.are_postponed
+        self.reports.take(reports)
         self.writer.look()
         while self._commands:
             busy = True
@@ -301,11 +271,7 @@ class Engine:
         self.parking.park(now)
         if self.turns.is_due(now):
             self._begin_pending(now)
-        for active, number, generation in self.dispatcher.come_back(now):
-            if generation == active.run.generation:
-                self._start_again(active, number)
-            elif active.is_loaded:
-                self.runs.rest(active)
+        self.reports.come_back(now)
         self.writer.go_on()
         if not self.writer.is_stalled:
             self.dispatcher.dispatch()
@@ -335,165 +301,11 @@ class Engine:
             waits.append(next_park - now)
         if self.turns.pending:
             waits.append(self.turns.ask_at - now)
-        if self._postponed:
+        if self.reports.are_postponed:
             waits.append(RETRY_COMMIT_S)
         return max(0.0, min(waits)) if waits else None
 
-    # -- news -----------------------------------------------------------------------------------
-
-    def _take(self, report: Report) -> None:
-        if isinstance(report, Refused):
-            self._refuse_environment(report)
-            return
-        is_done = isinstance(report, Done)
-        flight = (
-            self.dispatcher.in_flight.pop(report.key, None)
-            if is_done
-            else self.dispatcher.in_flight.get(report.key)
-        )
-        if flight is None:  # of an attempt that was given up; whatever it did is void
-            return
-        active = flight.active
-        if not self.parking.wake(active):
-            self.dispatcher.in_flight[report.key] = flight
-            self._postponed.append(report)
-            return
-        if not active.is_loaded:
-            return  # it could not be gone on with
-        if is_done:
-            active.attempts.pop(flight.step, None)
-            if active.starved and not isinstance(report, Starved | GivenBack):
-                active.starved.pop(flight.step, None)
-        try:
-            if isinstance(report, Succeeded):
-                if report.objects:
-                    active.objects += report.objects
-                event: Event = StepSucceeded(
-                    flight.step,
-                    flight.number,
-                    Raw(report.value),
-                    report.started_at,
-                    report.worker,
-                    report.preview,
-                    report.log,
-                    report.picture,
-                    UNSET if report.state is None else Raw(report.state),
-                    report.is_volatile,
-                )
-                self.recorder.record(active, event)
-            elif isinstance(report, Starved):
-                self.dispatcher.set_aside(flight, report)
-            elif isinstance(report, GivenBack):
-                self._start_again(active, flight.step)
-            elif isinstance(report, Printed):
-                name = active.run.steps[flight.step].name
-                active.tell(Output(name, report.stream, report.text))
-            elif isinstance(report, Started):
-                at = report.at
-                event = StepStarted(flight.step, flight.number, report.worker, at, report.log)
-                self.recorder.record(active, event)
-            elif isinstance(report, Extended):
-                self._extend(flight, report)
-            elif isinstance(report, Failed):
-                active.objects += report.objects
-                self._fail(flight, report, report.error, report.retryable)
-            elif isinstance(report, TimedOut):
-                step = active.run.steps[flight.step]
-                text = f"step {step.name!r} ran longer than its timeout_s={report.after_s:g}"
-                self._fail(flight, report, error_of(StepTimeoutError(text)), True, timeout=True)
-            elif isinstance(report, Outgrown):
-                step = active.run.steps[flight.step]
-                text = (
-                    f"step {step.name!r} had {report.resident} bytes of memory, more than its"
-                    f" memory={report.limit}"
-                )
-                self._fail(flight, report, error_of(StepMemoryError(text)), True)
-            elif isinstance(report, Lost):
-                event = StepLost(
-                    flight.step,
-                    flight.number,
-                    report.reason,
-                    report.started_at,
-                    report.worker,
-                    report.log,
-                )
-                self.recorder.record(active, event)
-        except ImpossibleEvent as error:
-            self.runs.give_up(active, error)
-
-    def _extend(self, flight: InFlight, report: Extended) -> None:
-        active = flight.active
-        try:
-            graph = Graph(steps=decode_pages(report.pages), output=report.output)
-            problem = self.dispatcher.refusal_of(graph, len(active.run.steps))
-        except DecodeError as error:
-            problem = InvalidWorkflow(f"the steps that it returned cannot be read: {error}")
-        if problem is not None:
-            if report.stays:
-                self.dispatcher.let_process_go(report.key)
-            self._fail(flight, report, error_of(problem), False)
-            return
-        active.graphs.append((report.graph, report.pages))
-        active.objects += report.objects
-        event = GraphExtended(
-            flight.step,
-            flight.number,
-            report.graph,
-            report.output,
-            report.started_at,
-            report.worker,
-            report.log,
-            UNSET if report.state is None else Raw(report.state),
-        )
-        if report.stays:
-            output = graph.output
-            action = graph.steps[output].action if isinstance(output, int) else None
-            if isinstance(output, int) and isinstance(action, PythonCall) and not action.listens:
-                active.kept[len(active.run.steps) + output] = report.key
-            else:  # what it waits for will never be carried out by a process
-                self.dispatcher.let_process_go(report.key)
-        self.recorder.record(active, event, graph)
-
-    def _fail(
-        self,
-        flight: InFlight,
-        done: Done,
-        error: Error,
-        retryable: bool,
-        *,
-        timeout: bool = False,
-    ) -> None:
-        now = self._clock.time()
-        active = flight.active
-        retry_at = active.run.judge_failure(
-            flight.step, retryable=retryable, now=now, luck=self._random.random()
-        )
-        event = StepFailed(
-            step=flight.step,
-            attempt=flight.number,
-            error=error,
-            retry_at=retry_at,
-            is_timeout=timeout,
-            started_at=done.started_at,
-            worker=done.worker,
-            log=done.log,
-        )
-        self.recorder.record(active, event)
-        if retry_at is not None:
-            self.timers.set(active)
-
-    def _refuse_environment(self, report: Refused) -> None:
-        for active in list(self.runs.loaded.values()):
-            if active.environment == report.environment and active.run.is_open:
-                self.recorder.record(active, Quarantined(reason=report.reason))
-
-    def _start_again(self, active: ActiveRun, number: int) -> None:
-        """Start a step that came back, if its run goes on."""
-        if active.run.may_start:
-            self.dispatcher.start_again(active, number)
-        else:
-            self.runs.rest(active)
-            self.parking.look_later(active)  # no commit will make anybody look
+    # -- what follows a commit ------------------------------------------------------------------
 
     def _written(self, part: Part) -> None:
         active = part.active
@@ -695,8 +507,3 @@ class Engine:
     def _stop(self) -> None:
         self._is_stopping = True
         self.runs.let_all_go()
-
-
-def error_of(error: WeftlineError) -> Error:
-    """An own error as it is recorded; the engine pickles nothing, so drivers know it by name."""
-    return Error(type=f"{type(error).__module__}.{type(error).__name__}", text=str(error))

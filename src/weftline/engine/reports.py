@@ -1,0 +1,253 @@
+"""What an executor's reports are for their runs."""
+
+from collections.abc import Iterable
+from random import Random
+
+from msgspec import UNSET, DecodeError, Raw
+
+from weftline.core.actions import PythonCall
+from weftline.core.events import (
+    GraphExtended,
+    Quarantined,
+    StepFailed,
+    StepLost,
+    StepStarted,
+    StepSucceeded,
+)
+from weftline.core.graph import Graph, decode_pages
+from weftline.core.values import Error
+from weftline.engine.active import ActiveRun, Output
+from weftline.engine.dispatcher import Dispatcher, InFlight
+from weftline.engine.parking import Parking
+from weftline.engine.recorder import Recorder
+from weftline.engine.runs import Runs
+from weftline.engine.timers import Timers
+from weftline.errors import (
+    ImpossibleEvent,
+    InvalidWorkflow,
+    StepMemoryError,
+    StepTimeoutError,
+    WeftlineError,
+)
+from weftline.ports import (
+    Clock,
+    Done,
+    Extended,
+    Failed,
+    GivenBack,
+    Lost,
+    Outgrown,
+    Printed,
+    Refused,
+    Report,
+    Started,
+    Starved,
+    Succeeded,
+    TimedOut,
+)
+
+
+class Reports:
+    """Takes in what an executor reports. Only the engine's thread touches it."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        dispatcher: Dispatcher,
+        timers: Timers,
+        recorder: Recorder,
+        runs: Runs,
+        parking: Parking,
+        seed: int | None,
+    ) -> None:
+        self._clock, self._dispatcher, self._timers = clock, dispatcher, timers
+        self._recorder, self._runs, self._parking = recorder, runs, parking
+        self._random = Random(seed)
+        self._postponed: list[Report] = []
+
+    @property
+    def are_postponed(self) -> bool:
+        """Whether there are some on parked runs that could not be loaded."""
+        return bool(self._postponed)
+
+    def take(self, reports: Iterable[Report]) -> None:
+        """Take in these reports, oldest first, behind those that were postponed."""
+        postponed, self._postponed = self._postponed, []
+        for report in postponed:
+            self._take(report)
+        for report in reports:
+            self._take(report)
+
+    def come_back(self, now: float) -> None:
+        """Start again what was set aside for long enough."""
+        for active, number, generation in self._dispatcher.come_back(now):
+            if generation == active.run.generation:
+                self._start_again(active, number)
+            elif active.is_loaded:
+                self._runs.rest(active)
+
+    def _take(self, report: Report) -> None:
+        if isinstance(report, Refused):
+            self._refuse_environment(report)
+            return
+        is_done, in_flight = isinstance(report, Done), self._dispatcher.in_flight
+        flight = in_flight.pop(report.key, None) if is_done else in_flight.get(report.key)
+        if flight is None:  # of an attempt that was given up; whatever it did is void
+            return
+        active = flight.active
+        if not self._parking.wake(active):
+            in_flight[report.key] = flight
+            self._postponed.append(report)
+            return
+        if not active.is_loaded:
+            return  # it could not be gone on with
+        if is_done:
+            active.attempts.pop(flight.step, None)
+            if active.starved and not isinstance(report, Starved | GivenBack):
+                active.starved.pop(flight.step, None)
+        try:
+            self._take_on(flight, report)
+        except ImpossibleEvent as error:
+            self._runs.give_up(active, error)
+
+    def _take_on(self, flight: InFlight, report: Report) -> None:
+        match report:
+            case Succeeded():
+                self._succeed(flight, report)
+            case Starved():
+                self._dispatcher.set_aside(flight, report)
+            case GivenBack():
+                self._start_again(flight.active, flight.step)
+            case Printed():
+                flight.active.tell(Output(_name(flight), report.stream, report.text))
+            case Started():
+                self._begin(flight, report)
+            case Extended():
+                self._extend(flight, report)
+            case Failed():
+                flight.active.objects += report.objects
+                self._fail(flight, report, report.error, report.retryable)
+            case TimedOut():
+                text = f"step {_name(flight)!r} ran longer than its timeout_s={report.after_s:g}"
+                self._fail(flight, report, error_of(StepTimeoutError(text)), True, timeout=True)
+            case Outgrown():
+                text = (
+                    f"step {_name(flight)!r} had {report.resident} bytes of memory, more than its"
+                    f" memory={report.limit}"
+                )
+                self._fail(flight, report, error_of(StepMemoryError(text)), True)
+            case Lost():
+                self._lose(flight, report)
+
+    # -- one rule a report ----------------------------------------------------------------------
+
+    def _begin(self, flight: InFlight, started: Started) -> None:
+        event = StepStarted(flight.step, flight.number, started.worker, started.at, started.log)
+        self._recorder.record(flight.active, event)
+
+    def _succeed(self, flight: InFlight, done: Succeeded) -> None:
+        active = flight.active
+        if done.objects:
+            active.objects += done.objects
+        event = StepSucceeded(
+            flight.step,
+            flight.number,
+            Raw(done.value),
+            done.started_at,
+            done.worker,
+            done.preview,
+            done.log,
+            done.picture,
+            UNSET if done.state is None else Raw(done.state),
+            done.is_volatile,
+        )
+        self._recorder.record(active, event)
+
+    def _extend(self, flight: InFlight, done: Extended) -> None:
+        active = flight.active
+        try:
+            graph = Graph(steps=decode_pages(done.pages), output=done.output)
+            problem = self._dispatcher.refusal_of(graph, len(active.run.steps))
+        except DecodeError as error:
+            problem = InvalidWorkflow(f"the steps that it returned cannot be read: {error}")
+        if problem is not None:
+            if done.stays:
+                self._dispatcher.let_process_go(done.key)
+            self._fail(flight, done, error_of(problem), False)
+            return
+        active.graphs.append((done.graph, done.pages))
+        active.objects += done.objects
+        event = GraphExtended(
+            flight.step,
+            flight.number,
+            done.graph,
+            done.output,
+            done.started_at,
+            done.worker,
+            done.log,
+            UNSET if done.state is None else Raw(done.state),
+        )
+        if done.stays:
+            output = graph.output
+            action = graph.steps[output].action if isinstance(output, int) else None
+            if isinstance(output, int) and isinstance(action, PythonCall) and not action.listens:
+                active.kept[len(active.run.steps) + output] = done.key
+            else:  # what it waits for will never be carried out by a process
+                self._dispatcher.let_process_go(done.key)
+        self._recorder.record(active, event, graph)
+
+    def _fail(
+        self,
+        flight: InFlight,
+        done: Done,
+        error: Error,
+        retryable: bool,
+        *,
+        timeout: bool = False,
+    ) -> None:
+        now = self._clock.time()
+        active = flight.active
+        retry_at = active.run.judge_failure(
+            flight.step, retryable=retryable, now=now, luck=self._random.random()
+        )
+        event = StepFailed(
+            step=flight.step,
+            attempt=flight.number,
+            error=error,
+            retry_at=retry_at,
+            is_timeout=timeout,
+            started_at=done.started_at,
+            worker=done.worker,
+            log=done.log,
+        )
+        self._recorder.record(active, event)
+        if retry_at is not None:
+            self._timers.set(active)
+
+    def _lose(self, flight: InFlight, done: Lost) -> None:
+        event = StepLost(
+            flight.step, flight.number, done.reason, done.started_at, done.worker, done.log
+        )
+        self._recorder.record(flight.active, event)
+
+    def _start_again(self, active: ActiveRun, number: int) -> None:
+        """Start a step that came back, if its run goes on."""
+        if active.run.may_start:
+            self._dispatcher.start_again(active, number)
+        else:
+            self._runs.rest(active)
+            self._parking.look_later(active)  # no commit will make anybody look
+
+    def _refuse_environment(self, report: Refused) -> None:
+        for active in list(self._runs.loaded.values()):
+            if active.environment == report.environment and active.run.is_open:
+                self._recorder.record(active, Quarantined(reason=report.reason))
+
+
+def _name(flight: InFlight) -> str:
+    return flight.active.run.steps[flight.step].name
+
+
+def error_of(error: WeftlineError) -> Error:
+    """An own error as it is recorded; the engine pickles nothing, so drivers know it by name."""
+    return Error(type=f"{type(error).__module__}.{type(error).__name__}", text=str(error))
