@@ -3,32 +3,22 @@
 One thread calls `turn` again and again; other threads only put commands. A step is started when
 everything it reads is durable, and never earlier. Several facts share a commit: one is made when
 nothing else is at hand, or when the oldest unwritten fact is 5 ms old.
+
+What happens to a run comes from four sides: `Commands`, the `Inbox`, `Reports` of the executor, and
+`Timers`. All of it goes through the `Recorder`, waits in the `Writer` for a commit, and then lets
+the `Dispatcher` start what may begin. `Runs` are what is driven here; `Parking` unloads those in
+which everything waits, and `Turns` hold back those that are too many.
 """
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from weftline.core.environment import Environment
-from weftline.core.events import (
-    RunAdopted,
-    RunBegun,
-    RunResumed,
-    RunStatus,
-)
+from weftline.core.events import RunBegun
 from weftline.core.graph import Graph, Step
-from weftline.core.run import Run
-from weftline.engine.active import (
-    ActiveRun,
-    Committed,
-    Ended,
-    Gone,
-    Listener,
-    Stalled,
-    Submission,
-    never_had,
-)
+from weftline.engine.active import Committed, Gone, Listener, Stalled, Submission
+from weftline.engine.commands import Commands
 from weftline.engine.committer import Committer
 from weftline.engine.dispatcher import Dispatcher
 from weftline.engine.inbox import Inbox
@@ -40,28 +30,14 @@ from weftline.engine.runs import Runs
 from weftline.engine.timers import Timers
 from weftline.engine.turns import Turns
 from weftline.engine.writer import RETRY_COMMIT_S, Part, Writer
-from weftline.errors import (
-    ImpossibleEvent,
-    StorageError,
-    WeftlineError,
-    WorkflowError,
-    WorkflowQueueFull,
-    WorkflowRunningError,
-)
-from weftline.ports import (
-    Clock,
-    Executor,
-    Journal,
-    RunRecord,
-)
+from weftline.errors import ImpossibleEvent, WeftlineError, WorkflowRunningError
+from weftline.ports import Clock, Executor, Journal
 
 ASK_FOR_TURN_S = 0.1
 """How often turns to run are asked for that another process may have given back."""
 
 LAY_DOWN_STEPS = 256
 """So many steps of an actor at rest are laid down behind it."""
-
-log = logging.getLogger("weftline.engine")
 
 
 class Engine:
@@ -80,7 +56,8 @@ class Engine:
     ) -> None:
         self.engine_id = engine_id
         self.lay_down_steps = LAY_DOWN_STEPS
-        self._journal, self._executor, self._clock = journal, executor, clock
+        self._executor, self._clock = executor, clock
+        # Each part knows those before it; what follows a commit is put together here.
         self.writer = Writer(
             engine_id,
             journal,
@@ -102,7 +79,18 @@ class Engine:
             clock, self.dispatcher, self.timers, self.recorder, self.runs, self.parking, seed
         )
         self.inbox = Inbox(engine_id, journal, clock, self.writer, self.recorder, self.parking)
-        self._commands: deque[Callable[[], object]] = deque()
+        self._commands = Commands(
+            engine_id,
+            journal,
+            self.writer,
+            self.timers,
+            self.recorder,
+            self.turns,
+            self.runs,
+            self.parking,
+            self.inbox,
+        )
+        self._asked: deque[Callable[[], object]] = deque()
         self._is_stopping = False
         self._broken: WeftlineError | None = None
 
@@ -119,15 +107,15 @@ class Engine:
     ) -> None:
         """Record the run and drive it. `on_accepted` is called, on the engine's thread, when it is
         durable; the listener gets `Gone` with WorkflowRunningError when its id is taken."""
-
-        def command() -> None:
-            run_id = submission.run_id
-            active = ActiveRun(run_id, Run(run_id), submission.creation, epoch=1, seq=0)
-            active.forward, active.wants_events = forward, wants_events
-            active.on_accepted = on_accepted
-            self._submit(active, submission, listener)
-
-        self._put(command)
+        self._put(
+            lambda: self._commands.submit(
+                submission,
+                listener,
+                forward=forward,
+                wants_events=wants_events,
+                on_accepted=on_accepted,
+            )
+        )
 
     def adopt(
         self,
@@ -148,18 +136,19 @@ class Engine:
         value is; with `detached` it is one that controllers drive from now on. The listener gets
         `Gone` with WorkflowRunningError when the run changed since it was read.
         """
-        adopted = RunAdopted(engine=self.engine_id, warnings=warnings, lost=lost)
-
-        def command() -> None:
-            record = recorded.record
-            run_id, creation = record.run_id, record.creation
-            active = ActiveRun(run_id, recorded.run, creation, record.epoch, record.last_seq)
-            active.environment = environment or active.environment
-            active.detaches, active.on_accepted = detached, on_accepted
-            active.forward, active.wants_events = forward, wants_events
-            self._adopt(active, record, listener, adopted)
-
-        self._put(command)
+        self._put(
+            lambda: self._commands.adopt(
+                recorded,
+                listener,
+                environment=environment,
+                warnings=warnings,
+                lost=lost,
+                detached=detached,
+                forward=forward,
+                wants_events=wants_events,
+                on_accepted=on_accepted,
+            )
+        )
 
     def rejoin(
         self,
@@ -171,7 +160,11 @@ class Engine:
         on_accepted: Callable[[], object] | None = None,
     ) -> None:
         """Let an own run go on that failed while steps of it are still running here."""
-        self._put(lambda: self._rejoin(run_id, listener, detached, forward, on_accepted))
+        self._put(
+            lambda: self._commands.rejoin(
+                run_id, listener, detached=detached, forward=forward, on_accepted=on_accepted
+            )
+        )
 
     def look(self) -> None:
         """There may be news in the inbox. Nobody is told when nothing is driven here any more."""
@@ -186,11 +179,11 @@ class Engine:
         `Gone` when the run is not driven here, or stops being so, and when the actor may have laid
         the call down behind it, unless it `is_expected`: not made yet.
         """
-        self._put(lambda: self._watch(run_id, name, listener, is_expected))
+        self._put(lambda: self._commands.watch(run_id, name, listener, is_expected=is_expected))
 
     def limit(self, turns: Turns) -> None:
         """Hold runs back as these turns say, from now on."""
-        self._put(lambda: self._limit(turns))
+        self._put(lambda: self.turns.change(turns, self.runs))
 
     def call(self, command: Callable[[], object]) -> None:
         """Have this done on the engine's thread, between turns; it must not block."""
@@ -232,7 +225,7 @@ class Engine:
         self._put(self._stop)
 
     def _put(self, command: Callable[[], object]) -> None:
-        self._commands.append(command)
+        self._asked.append(command)
         if self._broken is not None:  # nobody will take it, unless it was the last to be taken
             raise self._broken
         self._executor.wake()
@@ -246,9 +239,9 @@ class Engine:
                 self.turn()
         except BaseException as error:
             self._broken = WeftlineError(f"the engine failed: {type(error).__name__}: {error}")
-            while self._commands:  # their runs are to be told as well
+            while self._asked:  # their runs are to be told as well
                 with suppress(Exception):
-                    self._commands.popleft()()
+                    self._asked.popleft()()
             for active in self.runs:
                 active.tell(Gone(self._broken))
             self.runs.clear()
@@ -260,9 +253,9 @@ class Engine:
         busy = bool(reports) or self.reports.are_postponed
         self.reports.take(reports)
         self.writer.look()
-        while self._commands:
+        while self._asked:
             busy = True
-            self._commands.popleft()()
+            self._asked.popleft()()
         self._fire_timers()
         now = self._clock.monotonic()
         if self.inbox.next_look <= now and not self._is_stopping:
@@ -275,7 +268,7 @@ class Engine:
         self.writer.go_on()
         if not self.writer.is_stalled:
             self.dispatcher.dispatch()
-        if self.writer.is_due(may_wait=busy and bool(self.dispatcher.in_flight or self._commands)):
+        if self.writer.is_due(may_wait=busy and bool(self.dispatcher.in_flight or self._asked)):
             self.writer.commit(may_be_beside=bool(self.dispatcher.in_flight))
             if not self.writer.is_stalled:
                 self.dispatcher.dispatch()
@@ -285,7 +278,7 @@ class Engine:
         now, next_write = self._clock.monotonic(), self.writer.next_look
         if self.writer.is_stalled and next_write is not None:
             return max(0.0, next_write - now)
-        if self._commands or self.writer.has_to_write:
+        if self._asked or self.writer.has_to_write:
             return 0.0
         waits = [self.inbox.next_look - now] if self.runs.has_driven else []
         next_step = self.dispatcher.next_look
@@ -372,38 +365,6 @@ class Engine:
                 self.dispatcher.start(active, ready)
             self.timers.set(active)
 
-    def _watch(self, run_id: str, name: str | None, listener: Listener, is_expected: bool) -> None:
-        try:
-            active = self.runs.loaded.get(run_id)
-            if active is None and run_id in self.runs.parked:
-                active = self.parking.load(run_id)
-        except StorageError as error:
-            listener(Gone(error))
-            return
-        if active is None:
-            listener(Gone(WorkflowError(f"run {run_id!r} is not driven here", run_id)))
-            return
-        run = active.run
-        if name is not None and run.find_step(name) is None:
-            self.inbox.read()  # it may be a call that is on its way
-        ended = Ended.find(run, name)
-        is_behind = name is not None and run.laid_down > 0 and run.find_step(name) is None
-        if is_behind and not is_expected:
-            listener(Gone(WorkflowError(f"{name!r} may lie behind actor {run_id!r}", run_id)))
-        elif ended is not None and not self.writer.has_unwritten(active):
-            listener(ended)
-        elif name is None:
-            active.listeners.append(listener)
-        elif ended is None and not run.is_open:
-            listener(Gone(never_had(run_id, name)))
-        else:
-            active.step_listeners.setdefault(name, []).append(listener)
-
-    # -- limits ---------------------------------------------------------------------------------
-
-    def _limit(self, turns: Turns) -> None:
-        self.turns.change(turns, self.runs)
-
     def _begin_pending(self, now: float) -> None:
         """Let runs begin whose turn has come."""
         while (active := self.turns.next()) is not None:
@@ -416,93 +377,6 @@ class Engine:
             else:  # it has come to its end meanwhile
                 self.turns.give_back(active)
         self.turns.ask_at = now + ASK_FOR_TURN_S
-
-    # -- commands -------------------------------------------------------------------------------
-
-    def _submit(self, active: ActiveRun, submission: Submission, listener: Listener) -> None:
-        run_id = submission.run_id
-        if self.drives(run_id) is not None and not self._is_deleted(run_id):
-            listener(Gone(WorkflowRunningError(f"run {run_id!r} is running", run_id)))
-            return
-        active.group = submission.group
-        is_pending = not self.turns.take(active)
-        if is_pending and self.turns.is_full:
-            text = (
-                f"run {run_id!r} was not accepted: as many workflows run and wait as"
-                " max_running_workflows and max_pending_workflows allow; try again later"
-            )
-            listener(Gone(WorkflowQueueFull(text, run_id)))
-            return
-        active.is_new = True
-        active.listeners.append(listener)
-        active.graphs.append((submission.graph_hash, submission.pages))
-        active.objects += submission.objects
-        self.runs.add(active)
-        self.recorder.record(
-            active, submission.first_event(is_pending=is_pending), submission.graph
-        )
-        if is_pending:
-            self.turns.pending.append(active)
-
-    def _is_deleted(self, run_id: str) -> bool:
-        """Whether an actor at rest was deleted: nobody tells its owner, which forgets it here."""
-        active = self.runs.find(run_id)
-        assert active is not None
-        try:
-            if self.writer.has_unwritten(active) or self._journal.read(run_id, active.last_seq):
-                return False
-        except StorageError:
-            return False
-        self.runs.forget(active)
-        return True
-
-    def _adopt(
-        self, active: ActiveRun, record: RunRecord, listener: Listener, adopted: RunAdopted
-    ) -> None:
-        run_id, run = active.run_id, active.run
-        if self.drives(run_id) is not None:
-            listener(Gone(WorkflowRunningError(f"run {run_id!r} is running", run_id)))
-            return
-        active.takes = True
-        active.stored, active.base_seq = record.summary, record.summary.base_seq
-        active.group = run.group
-        active.listeners.append(listener)
-        self.runs.add(active)
-        was_open = run.is_open
-        self.recorder.record(active, adopted)
-        if not was_open and run.finished is not RunStatus.SUCCESSFUL:
-            self.inbox.read_older(active, record)
-            # An actor that has nothing to do needs no turn to do so.
-            is_pending = run.unfinished > 0 and not self.turns.take(active)
-            self.recorder.record(active, RunResumed(is_pending=is_pending))
-        elif run.is_open and not run.is_pending and not run.is_at_rest:
-            self.turns.take_anyway(active)
-        if run.is_pending:
-            self.turns.pending.append(active)
-            self.turns.ask_at = 0.0
-        self.timers.set(active)
-
-    def _rejoin(
-        self,
-        run_id: str,
-        listener: Listener,
-        detached: bool,
-        forward: bool,
-        on_accepted: Callable[[], object] | None,
-    ) -> None:
-        active = self.runs.loaded.get(run_id)
-        is_over = active is None or active.run.finished is RunStatus.SUCCESSFUL
-        if active is None or is_over or active.run.is_open:
-            text = f"run {run_id!r} " + ("has just ended" if is_over else "is running")
-            # Who asks may read it anew, and take it, if this engine has let go of it meanwhile.
-            listener(Gone(WorkflowRunningError(text, run_id), is_outdated=is_over))
-            return
-        active.listeners.append(listener)
-        active.forward, active.on_accepted = forward, on_accepted
-        active.takes, active.detaches = True, detached
-        self.turns.take_anyway(active)
-        self.recorder.record(active, RunResumed())
-        self.timers.set(active)
 
     def _stop(self) -> None:
         self._is_stopping = True
