@@ -258,7 +258,7 @@ class Engine:
             self._asked.popleft()()
         self._fire_timers()
         now = self._clock.monotonic()
-        if self.inbox.next_look <= now and not self._is_stopping:
+        if self._has_inbox and self.inbox.next_look <= now:
             self.inbox.read()
         self.parking.check(now)
         self.parking.park(now)
@@ -273,6 +273,11 @@ class Engine:
             if not self.writer.is_stalled:
                 self.dispatcher.dispatch()
 
+    @property
+    def _has_inbox(self) -> bool:
+        """Whether there can be news for runs that are driven here."""
+        return self.runs.has_driven and not self._is_stopping
+
     def _patience(self) -> float | None:
         """How long the executor may wait for news (seconds; None: until there is some)."""
         now, next_write = self._clock.monotonic(), self.writer.next_look
@@ -280,7 +285,7 @@ class Engine:
             return max(0.0, next_write - now)
         if self._asked or self.writer.has_to_write:
             return 0.0
-        waits = [self.inbox.next_look - now] if self.runs.has_driven else []
+        waits = [self.inbox.next_look - now] if self._has_inbox else []
         next_step = self.dispatcher.next_look
         if next_step is not None:
             waits.append(next_step - now)
