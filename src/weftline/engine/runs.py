@@ -111,8 +111,8 @@ class Runs:
     def let_go(self, run_id: str, error: WeftlineError | None) -> None:
         """Stop driving the run; others may from now on. With an error everybody who listens is
         told, else only who waits for steps."""
-        self._leave(run_id, error)
-        self._writer.write_releases()
+        if self._leave(run_id, error):
+            self._writer.write_releases()
 
     def let_all_go(self) -> None:
         """Stop driving any run: the engine is stopping."""
@@ -121,20 +121,23 @@ class Runs:
             self._leave(run_id, WorkflowError(text, run_id))
         self._writer.write_releases()
 
-    def _leave(self, run_id: str, error: WeftlineError | None) -> None:
+    def _leave(self, run_id: str, error: WeftlineError | None) -> bool:
+        """Whether it is to be written that the run has no owner any more."""
         # What became of the last commit decides what there is to be released.
         self._writer.settle()
         is_in_doubt = self._writer.is_in_doubt(run_id)
         active = self.find(run_id)
         if active is None:
-            return
+            return False
         self.forget(active)
         if error is None:
             active.tell_steps(Gone(WorkflowError(f"run {run_id!r} was let go", run_id)))
         else:
             active.tell(Gone(error))
-        if active.is_owned and not is_in_doubt:
-            self._writer.release(active)
+        if not active.is_owned or is_in_doubt:
+            return False
+        self._writer.release(active)
+        return True
 
 
 def taken_over(run_id: str) -> WorkflowRunningError:
