@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
-from weftline.core.events import Event, RunStatus, RunSubmitted, encode_event
+from weftline.core.events import ActorRested, Event, RunStatus, RunSubmitted, encode_event
 from weftline.core.graph import Graph
 from weftline.core.run import NOTHING, Run
 from weftline.core.state import StepState, StepStatus
@@ -232,11 +232,11 @@ class ActiveRun:
     def append(self, event: Event, at: float) -> None:
         """Note an applied event as one to be written."""
         self.last_seq += 1
-        kind = type(event).__name__
-        self.entries.append(Entry(self.last_seq, at, kind, encode_event(event)))
+        kind = type(event)
+        self.entries.append(Entry(self.last_seq, at, kind.__name__, encode_event(event)))
         if self.wants_events:
             self.events.append((at, event))
-        if kind == "ActorRested":
+        if kind is ActorRested:
             self.base_seq = self.last_seq
 
     def summary(self) -> Summary:

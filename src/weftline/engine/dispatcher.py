@@ -12,10 +12,12 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from weftline.core.actions import PythonCall
 from weftline.core.graph import Graph, Join, Step, problems_of
 from weftline.core.policy import Placement
-from weftline.core.state import StepState, StepStatus
+from weftline.core.state import READY, RUNNING, StepState
 from weftline.engine.active import ActiveRun, Stalled
 from weftline.engine.writer import RETRY_COMMIT_S, Writer
 from weftline.errors import InvalidWorkflow, ResourcesUnavailable, StorageFull, WeftlineError
@@ -30,7 +32,7 @@ WINDOW = 4096
 log = logging.getLogger("weftline.engine")
 
 
-class InFlight(NamedTuple):
+class InFlight(Struct, frozen=True, gc=False):
     """An attempt that an executor has."""
 
     active: ActiveRun
@@ -40,7 +42,15 @@ class InFlight(NamedTuple):
 
 
 class Queued(NamedTuple):
-    """A step that is to be started; void once its run is of another generation."""
+    """Steps of one run that are to be started; void once the run is of another generation."""
+
+    active: ActiveRun
+    steps: deque[int]
+    generation: int
+
+
+class Aside(NamedTuple):
+    """A step that is to be started again after a while; void as above."""
 
     active: ActiveRun
     step: int
@@ -57,7 +67,7 @@ class Dispatcher:
         self.lanes: dict[Lane, deque[Queued]] = {}
         """Steps that wait until there is room for them."""
         self._last_key = 0
-        self._aside: list[tuple[float, int, Queued]] = []
+        self._aside: list[tuple[float, int, Aside]] = []
         self._ticket = count()  # breaks ties, so that runs are never compared
 
     # -- what the executor could not do ---------------------------------------------------------
@@ -96,12 +106,18 @@ class Dispatcher:
         if not active.run.may_start:
             self.let_kept_go(active, active.kept)
             return
+        steps, kept, lane = active.run.steps, active.kept, None
+        queue: deque[int] = deque()
         for number in ready:
-            if number in active.kept:
-                if not self._waits_for_commit(active, active.run.steps[number]):
+            if number in kept:
+                if not self._waits_for_commit(active, steps[number]):
                     self._start_beside(active, number)
             elif number not in active.attempts:
-                self._queue(active, number)
+                spec = steps[number].spec
+                if lane is None or not _is_for(spec, lane):
+                    lane = _lane_of(active, spec)
+                    queue = self._queue(active, lane)
+                queue.append(number)
 
     def start_again(self, active: ActiveRun, number: int) -> None:
         """Start a step that came back; not before a resume that allows it is durable."""
@@ -109,7 +125,9 @@ class Dispatcher:
             active.run.ready.appendleft(number)
             self._writer.note(active)
         else:
-            self._queue(active, number, first=True)
+            lane = _lane_of(active, active.run.steps[number].spec)
+            entry = Queued(active, deque([number]), active.run.generation)
+            self.lanes.setdefault(lane, deque()).appendleft(entry)
 
     def set_aside(self, flight: InFlight, report: Starved) -> None:
         """Give the step back in a while: there is no room for its result. Tell who listens."""
@@ -118,7 +136,7 @@ class Dispatcher:
         if since == now:
             log.warning("run %s: %s", active.run_id, report.reason)
         due = now + max(RETRY_COMMIT_S, min((now - since) / 2, RETRY_STARVED_S))
-        entry = Queued(active, flight.step, active.run.generation)
+        entry = Aside(active, flight.step, active.run.generation)
         heappush(self._aside, (due, next(self._ticket), entry))
         active.tell(Stalled(since, StorageFull(ENOSPC, report.reason)))
 
@@ -127,7 +145,7 @@ class Dispatcher:
         """When (monotonic seconds) `come_back` may have the next step; None: there is none."""
         return self._aside[0][0] if self._aside else None
 
-    def come_back(self, now: float) -> Iterator[Queued]:
+    def come_back(self, now: float) -> Iterator[Aside]:
         """Steps that were set aside for long enough."""
         while self._aside and self._aside[0][0] <= now:
             yield heappop(self._aside)[2]
@@ -136,56 +154,55 @@ class Dispatcher:
         """Start what may start now."""
         for lane, queue in list(self.lanes.items()):
             room = min(self._executor.room(lane), WINDOW)
-            attempts: list[Attempt] = []
-            if room > 0:
-                while queue and len(attempts) < room:
-                    active, number, generation = queue.popleft()
-                    run = active.run
-                    if generation != run.generation:
-                        continue  # void: given up, resumed or parked meanwhile
-                    step = run.steps[number]
-                    if not (run.may_start and step.may_begin):
-                        continue  # it is held back, or its scope was closed meanwhile
-                    if step.status is StepStatus.WAITING or number in active.attempts:
-                        continue  # it was listed twice, and has begun or failed since
-                    if self._waits_for_commit(active, step):
-                        continue
-                    attempt = self._attempt(active, number)
-                    self.in_flight[attempt.key] = InFlight(active, number, attempt.number, lane)
-                    attempts.append(attempt)
-                if attempts:
-                    self._executor.start(lane, attempts)
+            attempts = self._take(lane, queue, room) if room > 0 else []
+            if attempts:
+                self._executor.start(lane, attempts)
             if not queue:
                 del self.lanes[lane]
             elif attempts:  # to the end, so that lanes take turns
                 self.lanes[lane] = self.lanes.pop(lane)
 
-    def _queue(self, active: ActiveRun, number: int, *, first: bool = False) -> None:
-        lane = self._lane_of(active, number)
-        queue = self.lanes.get(lane)
-        if queue is None:
-            queue = self.lanes[lane] = deque()
-        entry = Queued(active, number, active.run.generation)
-        if first:
-            queue.appendleft(entry)
-        else:
-            queue.append(entry)
+    def _take(self, lane: Lane, queue: deque[Queued], room: int) -> list[Attempt]:
+        """Attempts of the next steps of the lane, at most so many."""
+        attempts: list[Attempt] = []
+        while queue and len(attempts) < room:
+            active, numbers, generation = queue[0]
+            run = active.run
+            # Else they are void, by a resume or by parking, or held back.
+            if generation == run.generation and run.may_start:
+                while numbers and len(attempts) < room:
+                    step = run.steps[numbers.popleft()]
+                    if self._may_begin(active, step):
+                        attempts.append(self._attempt(active, step, lane))
+                if numbers:
+                    break
+            queue.popleft()
+        return attempts
+
+    def _may_begin(self, active: ActiveRun, step: StepState) -> bool:
+        """Not if its scope was closed meanwhile, or it was listed twice, and has begun since."""
+        if step.status is not READY and (step.status is not RUNNING or not step.may_begin):
+            return False
+        if step.number in active.attempts:
+            return False
+        return not self._waits_for_commit(active, step)
+
+    def _queue(self, active: ActiveRun, lane: Lane) -> deque[int]:
+        """Where steps of the run that are to be started in this lane are listed."""
+        queue = self.lanes.setdefault(lane, deque())
+        generation = active.run.generation
+        if queue and queue[-1].active is active and queue[-1].generation == generation:
+            return queue[-1].steps
+        queue.append(Queued(active, deque(), generation))
+        return queue[-1].steps
 
     def _start_beside(self, active: ActiveRun, number: int) -> None:
         """Give the step to the process that waits for it."""
-        key = active.kept[number]
-        lane = self._lane_of(active, number)
-        attempt = self._attempt(active, number)
-        attempt.beside = key
-        del active.kept[number]
-        self.in_flight[attempt.key] = InFlight(active, number, attempt.number, lane)
+        step = active.run.steps[number]
+        lane = _lane_of(active, step.spec)
+        attempt = self._attempt(active, step, lane)
+        attempt.beside = active.kept.pop(number)
         self._executor.start(lane, [attempt])
-
-    def _lane_of(self, active: ActiveRun, number: int) -> Lane:
-        spec = active.run.steps[number].spec
-        action = spec.action
-        assert isinstance(action, PythonCall)
-        return Lane(active.environment, action.function.hash, spec.placement, action.listens)
 
     def _waits_for_commit(self, active: ActiveRun, step: StepState) -> bool:
         """One that begins with the first success may do so beside steps that end just now: what it
@@ -196,21 +213,22 @@ class Dispatcher:
         self._writer.note(active)
         return True
 
-    def _attempt(self, active: ActiveRun, number: int) -> Attempt:
-        run = active.run
-        step = run.steps[number]
-        action = step.spec.action
-        assert isinstance(action, PythonCall)
+    def _attempt(self, active: ActiveRun, step: StepState, lane: Lane) -> Attempt:
+        """The next attempt of the step, which the executor is to get now."""
+        run, spec, number = active.run, step.spec, step.number
+        action = spec.action
+        assert type(action) is PythonCall
         self._last_key = key = self._last_key + 1
         active.attempts[number] = key
+        self.in_flight[key] = InFlight(active, number, step.attempt + 1, lane)
         return Attempt(
             key=key,
             run_id=active.run_id,
             step=step.name,
             number=step.attempt + 1,
             call=action,
-            inputs=run.inputs_of(number) if step.spec.inputs else [],
-            timeout_s=step.spec.policy.timeout_s,
+            inputs=run.inputs_of(number) if spec.inputs else [],
+            timeout_s=spec.policy.timeout_s,
             forward=active.forward,
             state=run.state if action.is_writer else None,
             is_volatile=run.may_be_volatile(number),
@@ -252,3 +270,20 @@ class Dispatcher:
         under_way = {key for key in keys if self.in_flight.pop(key, None) is not None}
         if under_way:
             self._executor.kill(under_way)
+
+
+def _lane_of(active: ActiveRun, spec: Step) -> Lane:
+    action = spec.action
+    assert type(action) is PythonCall
+    return Lane(active.environment, action.function.hash, spec.placement, action.listens)
+
+
+def _is_for(spec: Step, lane: Lane) -> bool:
+    """Whether a step is for the lane of another one of its run: cheaper than to make its own."""
+    action = spec.action
+    assert type(action) is PythonCall
+    return (
+        action.function.hash == lane.function
+        and spec.placement == lane.placement
+        and action.listens == lane.listens
+    )

@@ -30,7 +30,7 @@ class Recorder:
         generation = run.generation
         run.apply(event, now, graph)
         active.append(event, now)
-        while (follows := run.settle() or self._next_wait(run, now)) is not None:
+        while follows := run.settle() or (run.beginning and self._next_wait(run, now)):
             run.apply(follows, now)
             active.append(follows, now)
             if type(follows) is WaitBegun:
@@ -42,13 +42,12 @@ class Recorder:
         if active.kept:
             ended = [number for number in active.kept if run.steps[number].is_ended]
             self._dispatcher.let_kept_go(active, ended)
-        self._writer.note(active)
+        if not active.is_queued:
+            self._writer.note(active)
 
     def _next_wait(self, run: Run, now: float) -> Event | None:
         """The beginning of a wait that is READY; it is recorded with what made it so."""
-        if not run.beginning or not run.may_start:
-            return None
-        while run.beginning:
+        while run.beginning and run.may_start:
             number = run.beginning.popleft()
             if run.steps[number].status is StepStatus.READY:
                 return run.begin_wait(number, now)

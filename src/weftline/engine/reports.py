@@ -1,6 +1,6 @@
 """What an executor's reports are for their runs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 
 from msgspec import UNSET, DecodeError, Raw
@@ -95,57 +95,38 @@ class Reports:
         if flight is None:  # of an attempt that was given up; whatever it did is void
             return
         active = flight.active
-        if not self._parking.wake(active):
-            in_flight[report.key] = flight
-            self._postponed.append(report)
-            return
         if not active.is_loaded:
-            return  # it could not be gone on with
+            if not self._parking.wake(active):
+                in_flight[report.key] = flight
+                self._postponed.append(report)
+                return
+            if not active.is_loaded:
+                return  # it could not be gone on with
         if is_done:
             active.attempts.pop(flight.step, None)
-            if active.starved and not isinstance(report, Starved | GivenBack):
+            if active.starved and type(report) not in (Starved, GivenBack):
                 active.starved.pop(flight.step, None)
         try:
-            self._take_on(flight, report)
+            _RULES[type(report)](self, flight, report)
         except ImpossibleEvent as error:
             self._runs.give_up(active, error)
 
-    def _take_on(self, flight: InFlight, report: Report) -> None:
-        match report:
-            case Succeeded():
-                self._succeed(flight, report)
-            case Starved():
-                self._dispatcher.set_aside(flight, report)
-            case GivenBack():
-                self._start_again(flight.active, flight.step)
-            case Printed():
-                flight.active.tell(Output(_name(flight), report.stream, report.text))
-            case Started():
-                self._begin(flight, report)
-            case Extended():
-                self._extend(flight, report)
-            case Failed():
-                flight.active.objects += report.objects
-                self._fail(flight, report, report.error, report.retryable)
-            case TimedOut():
-                text = f"step {_name(flight)!r} ran longer than its timeout_s={report.after_s:g}"
-                self._fail(flight, report, error_of(StepTimeoutError(text)), True, timeout=True)
-            case Outgrown():
-                text = (
-                    f"step {_name(flight)!r} had {report.resident} bytes of memory, more than its"
-                    f" memory={report.limit}"
-                )
-                self._fail(flight, report, error_of(StepMemoryError(text)), True)
-            case Lost():
-                self._lose(flight, report)
-
     # -- one rule a report ----------------------------------------------------------------------
 
-    def _begin(self, flight: InFlight, started: Started) -> None:
+    def _printed(self, flight: InFlight, text: Printed) -> None:
+        flight.active.tell(Output(_name(flight), text.stream, text.text))
+
+    def _started(self, flight: InFlight, started: Started) -> None:
         event = StepStarted(flight.step, flight.number, started.worker, started.at, started.log)
         self._recorder.record(flight.active, event)
 
-    def _succeed(self, flight: InFlight, done: Succeeded) -> None:
+    def _starved(self, flight: InFlight, done: Starved) -> None:
+        self._dispatcher.set_aside(flight, done)
+
+    def _given_back(self, flight: InFlight, done: GivenBack) -> None:
+        self._start_again(flight.active, flight.step)
+
+    def _succeeded(self, flight: InFlight, done: Succeeded) -> None:
         active = flight.active
         if done.objects:
             active.objects += done.objects
@@ -163,7 +144,7 @@ class Reports:
         )
         self._recorder.record(active, event)
 
-    def _extend(self, flight: InFlight, done: Extended) -> None:
+    def _extended(self, flight: InFlight, done: Extended) -> None:
         active = flight.active
         try:
             graph = Graph(steps=decode_pages(done.pages), output=done.output)
@@ -196,6 +177,21 @@ class Reports:
                 self._dispatcher.let_process_go(done.key)
         self._recorder.record(active, event, graph)
 
+    def _failed(self, flight: InFlight, done: Failed) -> None:
+        flight.active.objects += done.objects
+        self._fail(flight, done, done.error, done.retryable)
+
+    def _timed_out(self, flight: InFlight, done: TimedOut) -> None:
+        text = f"step {_name(flight)!r} ran longer than its timeout_s={done.after_s:g}"
+        self._fail(flight, done, error_of(StepTimeoutError(text)), True, timeout=True)
+
+    def _outgrown(self, flight: InFlight, done: Outgrown) -> None:
+        text = (
+            f"step {_name(flight)!r} had {done.resident} bytes of memory, more than its"
+            f" memory={done.limit}"
+        )
+        self._fail(flight, done, error_of(StepMemoryError(text)), True)
+
     def _fail(
         self,
         flight: InFlight,
@@ -224,7 +220,7 @@ class Reports:
         if retry_at is not None:
             self._timers.set(active)
 
-    def _lose(self, flight: InFlight, done: Lost) -> None:
+    def _lost(self, flight: InFlight, done: Lost) -> None:
         event = StepLost(
             flight.step, flight.number, done.reason, done.started_at, done.worker, done.log
         )
@@ -246,6 +242,20 @@ class Reports:
 
 def _name(flight: InFlight) -> str:
     return flight.active.run.steps[flight.step].name
+
+
+_RULES: dict[type[Report], Callable[..., None]] = {
+    Printed: Reports._printed,
+    Started: Reports._started,
+    Succeeded: Reports._succeeded,
+    Extended: Reports._extended,
+    Failed: Reports._failed,
+    TimedOut: Reports._timed_out,
+    Outgrown: Reports._outgrown,
+    Lost: Reports._lost,
+    Starved: Reports._starved,
+    GivenBack: Reports._given_back,
+}
 
 
 def error_of(error: WeftlineError) -> Error:
