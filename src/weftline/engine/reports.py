@@ -87,11 +87,14 @@ class Reports:
                 self._runs.rest(active)
 
     def _take(self, report: Report) -> None:
-        if isinstance(report, Refused):
+        in_flight = self._dispatcher.in_flight
+        if isinstance(report, Done):
+            is_done, flight = True, in_flight.pop(report.key, None)
+        elif isinstance(report, Refused):
             self._refuse_environment(report)
             return
-        is_done, in_flight = isinstance(report, Done), self._dispatcher.in_flight
-        flight = in_flight.pop(report.key, None) if is_done else in_flight.get(report.key)
+        else:
+            is_done, flight = False, in_flight.get(report.key)
         if flight is None:  # of an attempt that was given up; whatever it did is void
             return
         active = flight.active
