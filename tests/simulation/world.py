@@ -594,7 +594,7 @@ class SimEngine:
     def _check_rest(self) -> None:
         """It sleeps only when there is nothing that it could do."""
         engine = self.engine
-        if not engine.writer.is_stalled:
+        if engine.writer.may_start:
             for lane in engine.dispatcher.lanes:
                 if self.executor.room(lane) > 0:
                     raise Broken(f"{self.engine_id} sleeps although it could start steps")

@@ -338,6 +338,24 @@ def test_a_slow_commit_is_made_beside_the_loop_which_goes_on(desk: Desk) -> None
     assert desk.journal.written()[-2:] == [[("r", ["StepSucceeded"])], [("r", ["StepSucceeded"])]]
 
 
+def test_nothing_is_started_while_too_much_waits_for_the_commit_under_way(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weftline.engine.writer.MOST_UNWRITTEN", 2)
+    desk.executor.slots = 3
+    desk.submit("r", step("sum", [1, 2, 3, 4, 5, 6]), *[step(name) for name in "abcdef"])
+    desk.slow_commits()
+    desk.succeed("a")
+    assert desk.under_way() == ["b", "c", "d"]
+    desk.succeed("b")
+    assert desk.under_way() == ["c", "d", "e"]  # one fact waits
+    desk.succeed("c")
+    assert desk.under_way() == ["d", "e"]
+    desk.committer.finish()
+    desk.turn()
+    assert desk.under_way() == ["d", "e", "f"]
+
+
 def test_a_commit_beside_the_loop_that_fails_is_made_again_with_what_came_later(
     desk: Desk,
 ) -> None:

@@ -266,11 +266,11 @@ class Engine:
             self._begin_pending(now)
         self.reports.come_back(now)
         self.writer.go_on()
-        if not self.writer.is_stalled:
+        if self.writer.may_start:
             self.dispatcher.dispatch()
         if self.writer.is_due(may_wait=busy and bool(self.dispatcher.in_flight or self._asked)):
             self.writer.commit(may_be_beside=bool(self.dispatcher.in_flight))
-            if not self.writer.is_stalled:
+            if self.writer.may_start:
                 self.dispatcher.dispatch()
 
     @property

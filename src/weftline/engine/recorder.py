@@ -42,6 +42,7 @@ class Recorder:
         if active.kept:
             ended = [number for number in active.kept if run.steps[number].is_ended]
             self._dispatcher.let_kept_go(active, ended)
+        self._writer.unwritten += 1
         if not active.is_queued:
             self._writer.note(active)
 

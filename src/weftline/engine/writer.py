@@ -25,6 +25,10 @@ RETRY_RELEASE_S = 1.0
 SLOW_COMMIT_S = 0.002
 """Commits that take longer than this are made beside the loop, if there is anything to do there."""
 
+MOST_UNWRITTEN = 4096
+"""Nothing is started while a commit is under way and so many facts wait for the next: where steps
+end faster than that can be written, they would become ever more."""
+
 log = logging.getLogger("weftline.engine")
 
 
@@ -132,6 +136,8 @@ class Writer:
         self._next_try = 0.0
         self._releases: dict[str, RunChange] = {}
         self._next_release = 0.0
+        self.unwritten = 0
+        """How many facts wait for the next commit, about."""
         self.commit_s = 0.0
         """How long commits take, as a moving average."""
 
@@ -166,8 +172,15 @@ class Writer:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether nothing can be written at present: then nothing is to be started."""
+        """Whether nothing can be written at present."""
         return self._stalled_since is not None
+
+    @property
+    def may_start(self) -> bool:
+        """Whether anything is to be started: what comes of it can be written in time."""
+        if self._committing is not None and self.unwritten >= MOST_UNWRITTEN:
+            return False
+        return self._stalled_since is None
 
     @property
     def has_to_write(self) -> bool:
@@ -198,7 +211,7 @@ class Writer:
         """Write everything that is unwritten: here and now, or, where that takes long and it
         `may_be_beside` the loop, on the committer's thread."""
         parts = [Part.of(active, self._engine_id) for active in self._unwritten]
-        self._unwritten = []
+        self._unwritten, self.unwritten = [], 0
         batch = Batch(
             changes=[part.change for part in parts],
             graphs=[graph for part in parts for graph in part.graphs],
