@@ -23,13 +23,14 @@ from weftline.engine.committer import Committer
 from weftline.engine.dispatcher import Dispatcher
 from weftline.engine.inbox import Inbox
 from weftline.engine.parking import Parking
+from weftline.engine.part import Part
 from weftline.engine.recorder import Recorder
 from weftline.engine.recovery import Recorded
 from weftline.engine.reports import Reports
 from weftline.engine.runs import Runs
 from weftline.engine.timers import Timers
 from weftline.engine.turns import Turns
-from weftline.engine.writer import RETRY_COMMIT_S, Part, Writer
+from weftline.engine.writer import RETRY_COMMIT_S, Writer
 from weftline.errors import ImpossibleEvent, WeftlineError, WorkflowRunningError
 from weftline.ports import Clock, Executor, Journal
 
