@@ -288,3 +288,8 @@ class ActiveRun:
 def never_had(run_id: str, name: str) -> WorkflowError:
     """Why nothing can be told of a step that the run had not when it ended."""
     return StepNotFoundError(f"No such step_id {name} in workflow {run_id}", run_id)
+
+
+def error_of(error: WeftlineError) -> Error:
+    """An own error as it is recorded; the engine pickles nothing, so drivers know it by name."""
+    return Error(type=f"{type(error).__module__}.{type(error).__name__}", text=str(error))

@@ -167,6 +167,9 @@ class Commands:
         run = active.run
         if name is not None and run.find_step(name) is None:
             self._inbox.read()  # it may be a call that is on its way
+        if (refused := self._inbox.find_refused(run_id, name)) is not None:
+            listener(refused)
+            return
         ended = Ended.find(run, name)
         is_behind = name is not None and run.laid_down > 0 and run.find_step(name) is None
         if is_behind and not is_expected:

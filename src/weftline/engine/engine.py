@@ -79,7 +79,15 @@ class Engine:
         self.reports = Reports(
             clock, self.dispatcher, self.timers, self.recorder, self.runs, self.parking, seed
         )
-        self.inbox = Inbox(engine_id, journal, clock, self.writer, self.recorder, self.parking)
+        self.inbox = Inbox(
+            engine_id,
+            journal,
+            clock,
+            self.writer,
+            self.dispatcher,
+            self.recorder,
+            self.parking,
+        )
         self._commands = Commands(
             engine_id,
             journal,

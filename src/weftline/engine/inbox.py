@@ -15,12 +15,14 @@ from weftline.core.events import (
     RunStatus,
     SignalReceived,
 )
+from weftline.core.graph import decode_pages
 from weftline.core.run import Run
-from weftline.engine.active import ActiveRun
+from weftline.engine.active import ActiveRun, Ended, error_of
+from weftline.engine.dispatcher import Dispatcher
 from weftline.engine.parking import Parking
 from weftline.engine.recorder import Recorder
 from weftline.engine.writer import RETRY_COMMIT_S, Writer
-from weftline.errors import ImpossibleEvent, StorageError
+from weftline.errors import ImpossibleEvent, StorageError, WeftlineError
 from weftline.ports import (
     INBOX_AT_ONCE,
     ActorCall,
@@ -34,6 +36,9 @@ from weftline.ports import (
 
 LOOK_S = 5.0
 """How often the inbox is looked at without having been told of news, which may get lost."""
+
+REMEMBERED = 1000
+"""So many refused calls are remembered for those who may not have asked yet how they end."""
 
 log = logging.getLogger("weftline.engine")
 
@@ -78,11 +83,14 @@ class Inbox:
         journal: Journal,
         clock: Clock,
         writer: Writer,
+        dispatcher: Dispatcher,
         recorder: Recorder,
         parking: Parking,
     ) -> None:
         self._engine_id, self._journal, self._clock = engine_id, journal, clock
-        self._writer, self._recorder, self._parking = writer, recorder, parking
+        self._writer, self._dispatcher = writer, dispatcher
+        self._recorder, self._parking = recorder, parking
+        self._refused: dict[tuple[str, str], Ended] = {}
         self.next_look = clock.monotonic() + LOOK_S
         """When (monotonic seconds) to read again."""
         self.has_more = False
@@ -116,17 +124,39 @@ class Inbox:
                 if entry.run_id == active.run_id:
                     self._take_in(active, entry)
 
+    def find_refused(self, run_id: str, call: str | None) -> Ended | None:
+        """How a call ended that was not recorded, if it is one of the latest."""
+        return None if call is None else self._refused.get((run_id, call))
+
     def _take_in(self, active: ActiveRun, entry: InboxEntry) -> None:
         """Record what an entry of the inbox says, in the commit that removes it."""
         active.inbox_read = entry.number
         active.taken.append(entry.number)
+        event: Event | None = None
         try:
-            news = news_for(active.run, entry)
-            active.objects += news.objects
-            if news.event is not None:
-                self._recorder.record(active, news.event)
+            event, objects = news_for(active.run, entry)
+            steps = decode_pages([event.steps]) if isinstance(event, CallReceived) else []
+            problem = self._dispatcher.lacking(steps)
+            if problem is not None and isinstance(event, CallReceived):
+                log.info("run %s: a call was refused: %s", active.run_id, problem)
+                self._refuse(active, event.call, steps[0].name, problem)
+            elif event is not None:
+                active.objects += objects
+                self._recorder.record(active, event)
         except (DecodeError, ValueError) as error:
             log.error("run %s: news that cannot be read: %s", active.run_id, error)
         except ImpossibleEvent as error:
             log.warning("run %s: news that came too late: %s", active.run_id, error)
+            if isinstance(event, CallReceived):
+                self._refuse(active, event.call, None, error)
         self._writer.note(active)
+
+    def _refuse(
+        self, active: ActiveRun, call: str, step: str | None, problem: WeftlineError
+    ) -> None:
+        """Tell whoever made the call, or asks for it later, why it is not recorded."""
+        ended = Ended(RunStatus.FAILED, None, error_of(problem), step, None)
+        self._refused[active.run_id, call] = ended
+        if len(self._refused) > REMEMBERED:
+            del self._refused[next(iter(self._refused))]
+        active.tell_step(call, ended)

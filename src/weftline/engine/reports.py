@@ -16,7 +16,7 @@ from weftline.core.events import (
 )
 from weftline.core.graph import Graph, decode_pages
 from weftline.core.values import Error
-from weftline.engine.active import ActiveRun, Output
+from weftline.engine.active import ActiveRun, Output, error_of
 from weftline.engine.dispatcher import Dispatcher, InFlight
 from weftline.engine.parking import Parking
 from weftline.engine.recorder import Recorder
@@ -27,7 +27,6 @@ from weftline.errors import (
     InvalidWorkflow,
     StepMemoryError,
     StepTimeoutError,
-    WeftlineError,
 )
 from weftline.ports import (
     Clock,
@@ -259,8 +258,3 @@ _RULES: dict[type[Report], Callable[..., None]] = {
     Starved: Reports._starved,
     GivenBack: Reports._given_back,
 }
-
-
-def error_of(error: WeftlineError) -> Error:
-    """An own error as it is recorded; the engine pickles nothing, so drivers know it by name."""
-    return Error(type=f"{type(error).__module__}.{type(error).__name__}", text=str(error))
