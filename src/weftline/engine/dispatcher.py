@@ -6,7 +6,7 @@ everything that it reads is durable.
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from errno import ENOSPC
 from heapq import heappop, heappush
 from itertools import count
@@ -41,7 +41,7 @@ class InFlight(Struct, frozen=True, gc=False):
     lane: Lane
 
 
-class Queued(NamedTuple):
+class Queued(Struct, frozen=True, gc=False):
     """Steps of one run that are to be started; void once the run is of another generation."""
 
     active: ActiveRun
@@ -145,13 +145,16 @@ class Dispatcher:
         """When (monotonic seconds) `come_back` may have the next step; None: there is none."""
         return self._aside[0][0] if self._aside else None
 
-    def come_back(self, now: float) -> Iterator[Aside]:
-        """Steps that were set aside for long enough."""
-        while self._aside and self._aside[0][0] <= now:
-            yield heappop(self._aside)[2]
+    def come_back(self, now: float) -> Aside | None:
+        """A step that was set aside for long enough."""
+        if not self._aside or self._aside[0][0] > now:
+            return None
+        return heappop(self._aside)[2]
 
     def dispatch(self) -> None:
         """Start what may start now."""
+        if not self.lanes:
+            return
         for lane, queue in list(self.lanes.items()):
             room = min(self._executor.room(lane), WINDOW)
             attempts = self._take(lane, queue, room) if room > 0 else []
@@ -166,10 +169,10 @@ class Dispatcher:
         """Attempts of the next steps of the lane, at most so many."""
         attempts: list[Attempt] = []
         while queue and len(attempts) < room:
-            active, numbers, generation = queue[0]
-            run = active.run
+            queued = queue[0]
+            active, numbers, run = queued.active, queued.steps, queued.active.run
             # Else they are void, by a resume or by parking, or held back.
-            if generation == run.generation and run.may_start:
+            if queued.generation == run.generation and run.may_start:
                 while numbers and len(attempts) < room:
                     step = run.steps[numbers.popleft()]
                     if self._may_begin(active, step):
@@ -189,12 +192,14 @@ class Dispatcher:
 
     def _queue(self, active: ActiveRun, lane: Lane) -> deque[int]:
         """Where steps of the run that are to be started in this lane are listed."""
-        queue = self.lanes.setdefault(lane, deque())
-        generation = active.run.generation
-        if queue and queue[-1].active is active and queue[-1].generation == generation:
+        queue, generation = self.lanes.get(lane), active.run.generation
+        if queue is None:
+            queue = self.lanes[lane] = deque()
+        elif queue[-1].active is active and queue[-1].generation == generation:
             return queue[-1].steps
-        queue.append(Queued(active, deque(), generation))
-        return queue[-1].steps
+        queued = Queued(active, deque(), generation)
+        queue.append(queued)
+        return queued.steps
 
     def _start_beside(self, active: ActiveRun, number: int) -> None:
         """Give the step to the process that waits for it."""

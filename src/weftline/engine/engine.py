@@ -265,7 +265,8 @@ class Engine:
         while self._asked:
             busy = True
             self._asked.popleft()()
-        self._fire_timers()
+        if self.timers:
+            self._fire_timers()
         now = self._clock.monotonic()
         if self._has_inbox and self.inbox.next_look <= now:
             self.inbox.read()

@@ -71,15 +71,15 @@ class Reports:
 
     def take(self, reports: Iterable[Report]) -> None:
         """Take in these reports, oldest first, behind those that were postponed."""
-        postponed, self._postponed = self._postponed, []
-        for report in postponed:
-            self._take(report)
+        if self._postponed:
+            reports, self._postponed = [*self._postponed, *reports], []
         for report in reports:
             self._take(report)
 
     def come_back(self, now: float) -> None:
         """Start again what was set aside for long enough."""
-        for active, number, generation in self._dispatcher.come_back(now):
+        while (back := self._dispatcher.come_back(now)) is not None:
+            active, number, generation = back
             if generation == active.run.generation:
                 self._start_again(active, number)
             elif active.is_loaded:
