@@ -116,7 +116,7 @@ def many(count: int, threads: int) -> Figures:
     from weftline.api.checks import new_id
     from weftline.app import home
     from weftline.authoring.step import to_workflow
-    from weftline.driving import Drive
+    from weftline.driving.drive import Drive
 
     step = workflow.step(add_one)
 

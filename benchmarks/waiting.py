@@ -18,10 +18,11 @@ from typing import Any
 from benchmarks.answer import Figures, answer
 from benchmarks.machine import cpu_seconds, descendants, peak_rss_mb, rss_mb
 from weftline import workflow
-from weftline.app import App, environment_here, home
+from weftline.app import App, home
 from weftline.authoring.step import to_workflow
 from weftline.cli.processes import controller_of
 from weftline.core.graph import Pages
+from weftline.driving.environment import environment_here
 from weftline.engine.active import Ended, News, Submission
 from weftline.engine.committer import Committer
 from weftline.engine.engine import Engine

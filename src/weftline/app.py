@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import json
 import os
-import sys
 import threading
 import time
 import warnings
@@ -32,7 +31,8 @@ from weftline.core.run import Run
 from weftline.core.state import StepState
 from weftline.core.values import Error, Packed, objects_of
 from weftline.core.workflow import Workflow
-from weftline.driving import Answer, Drive, EngineHere, EngineThread
+from weftline.driving.drive import Answer, Drive, EngineHere, EngineThread
+from weftline.driving.environment import environment_here, usable_environment
 from weftline.engine.active import Ended, Gone, Submission
 from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout, find_end
 from weftline.engine.outside import take_in
@@ -40,7 +40,6 @@ from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.engine.turns import Turns
 from weftline.errors import (
     ControllerUnavailable,
-    OtherPython,
     StepNotFoundError,
     WeftlineError,
     WorkflowCanceledError,
@@ -51,7 +50,7 @@ from weftline.errors import (
 )
 from weftline.link.link import Link, Listener
 from weftline.ports import ActorCall, Creation, InboxKind, ObjectStore, RunRecord, Signal
-from weftline.version import PYTHON, __version__
+from weftline.version import __version__
 from weftline.wire import MARKER
 from weftline.workers.attempt import current
 from weftline.workers.children import Children
@@ -992,35 +991,3 @@ def _new_run(number: int, planned: Planned, now: float, environment: Environment
 def _no_result(run_id: str, name: str | None, timeout_s: float | None) -> TimeoutError:
     what = f"step {name!r} of run {run_id!r}" if name else f"run {run_id!r}"
     return TimeoutError(f"{what} has no result after {timeout_s or 0:g} s")
-
-
-def environment_here() -> Environment:
-    """This process, as the environment that children of its runs are started in."""
-    cwd = os.getcwd()
-    sys_path = tuple(entry or cwd for entry in sys.path)
-    return Environment(python=sys.executable, sys_path=sys_path, cwd=cwd, version=PYTHON)
-
-
-def usable_environment(recorded: Environment) -> tuple[Environment, tuple[str, ...]]:
-    """The recorded environment, or this process's own where it is gone, and what to say.
-
-    Raises: OtherPython when the code of the run would not run in this process's own.
-    """
-    here = environment_here()
-    if not Path(recorded.python).exists():
-        if recorded.version not in ("", here.version):
-            raise OtherPython(
-                f"the run's interpreter {recorded.python} is gone, and its code runs in Python"
-                f" {recorded.version} alone: resume it with such a Python that has Weftline, not"
-                f" with {here.python}, which is Python {here.version}"
-            )
-        text = f"the run's interpreter {recorded.python} is gone; {here.python} is used instead"
-        return here, (text,)
-    if not Path(recorded.cwd).is_dir():
-        text = f"the run's folder {recorded.cwd} is gone; {here.cwd} is used instead"
-        # Packages of one interpreter are of no use to another one.
-        is_same = recorded.python == here.python
-        left = tuple(entry for entry in recorded.sys_path if os.path.exists(entry))
-        sys_path = here.sys_path if is_same else left
-        return msgspec.structs.replace(recorded, sys_path=sys_path, cwd=here.cwd), (text,)
-    return recorded, ()

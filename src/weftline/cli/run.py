@@ -36,7 +36,7 @@ from weftline.cli.view import View, new_view
 from weftline.core.events import GraphExtended, RunStatus, RunSubmitted
 from weftline.core.graph import Graph, decode_pages
 from weftline.core.values import Error
-from weftline.driving import Drive
+from weftline.driving.drive import Drive
 from weftline.engine.active import Committed, Ended, Gone, Output, Stalled
 from weftline.errors import WeftlineError, WorkflowNotFoundError
 

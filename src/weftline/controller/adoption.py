@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from weftline.app import App, usable_environment
+from weftline.app import App
 from weftline.core.events import RunStatus
+from weftline.driving.environment import usable_environment
 from weftline.engine.active import Gone, Listener, News
 from weftline.engine.engine import Engine
 from weftline.engine.lookout import find_end

@@ -46,7 +46,7 @@ from weftline.control import (
 from weftline.controller.adoption import Adoption, has_late_news
 from weftline.controller.caller import Caller
 from weftline.core.graph import Graph, decode_pages, hash_pages
-from weftline.driving import PATIENCE_STORAGE_S
+from weftline.driving.drive import PATIENCE_STORAGE_S
 from weftline.engine.active import Ended, Gone, News, Stalled, Submission
 from weftline.engine.engine import Engine
 from weftline.errors import (
