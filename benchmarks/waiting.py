@@ -118,7 +118,7 @@ class JumpingClock:
 def own_engine(app: App, clock: JumpingClock) -> Iterator[Engine]:
     """An engine of this process with this clock, and children."""
     engine_id = uuid.uuid4().hex
-    executor = app.new_children(engine_id)
+    executor = app.executors.new_children(engine_id)
     committer = Committer(app.journal, executor.wake)
     engine = Engine(engine_id, app.journal, executor, clock, committer=committer)
     app.journal.register(engine_id, engine.look)

@@ -2,14 +2,12 @@
 
 import atexit
 import contextlib
-import json
 import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -31,13 +29,16 @@ from weftline.core.run import Run
 from weftline.core.state import StepState
 from weftline.core.values import Error, Packed, objects_of
 from weftline.core.workflow import Workflow
-from weftline.driving.drive import Answer, Drive, EngineHere, EngineThread
+from weftline.driving.drive import Answer, Drive
+from weftline.driving.engines import Engines
 from weftline.driving.environment import environment_here, usable_environment
+from weftline.driving.executors import Executors
+from weftline.driving.limits import Limits
+from weftline.driving.variables import declared_by, variables_of_controller
 from weftline.engine.active import Ended, Gone, Submission
 from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout, find_end
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import Recorded, RunReader, read_run
-from weftline.engine.turns import Turns
 from weftline.errors import (
     ControllerUnavailable,
     StepNotFoundError,
@@ -50,24 +51,14 @@ from weftline.errors import (
 )
 from weftline.link.link import Link, Listener
 from weftline.ports import ActorCall, Creation, InboxKind, ObjectStore, RunRecord, Signal
-from weftline.version import __version__
 from weftline.wire import MARKER
-from weftline.workers.attempt import current
-from weftline.workers.children import Children
-from weftline.workers.inline import Inline
 from weftline.workers.orphans import end_orphans
-from weftline.workers.shares import Places
-from weftline.workers.slots import Slots, find_slots
-from weftline.workers.threads import Threads
 
 PATIENCE_CANCEL_S = 10.0
 """How long `cancel` waits for the run's end."""
 
 OPEN = (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.PENDING)
 """How runs stand that go on, if somebody drives them."""
-
-RUNNING_PLACES = "running-workflows"
-"""The file, in the home's folder `slots`, by which all processes know how many runs run."""
 
 
 class Planned(NamedTuple):
@@ -97,17 +88,18 @@ class App:
             self.objects = LocalObjectStore(settings.objects)
             with contextlib.suppress(OSError):  # one that cannot be written to holds nothing of us
                 note_home(settings.objects, settings.home)
-        self._slots: Slots = find_slots(
-            settings.num_cpus, settings.num_gpus, settings.resources, os.environ
-        )
         # What a step runs is no business of limits: it would wait for the run it is part of.
         self._is_step = MARKER in os.environ
-        self._places: Places | None = None
-        self._turns_lock = threading.Lock()
-        self._max_running = None if self._is_step else settings.max_running_workflows
-        self._max_pending = None if self._is_step else settings.max_pending_workflows
+        limits = (
+            Limits(settings.home, None, None)
+            if self._is_step
+            else Limits(
+                settings.home, settings.max_running_workflows, settings.max_pending_workflows
+            )
+        )
+        self.executors = Executors(settings, self.objects)
+        self.engines = Engines(settings, self.journal, self.executors, limits)
         self._lock = threading.Lock()
-        self._shared: EngineThread | None = None
         self._link: Link | None = None
         self._lookout = Lookout(self.journal, self.status_of)
         self._without_orphans: set[str] = set()  # dead engines of which nothing is left
@@ -149,7 +141,7 @@ class App:
             objects=objects,
             warnings=warned,
         )
-        drive = Drive(self.journal, run_id, self._engine(), quiet)
+        drive = Drive(self.journal, run_id, self.engines.open_for_caller(), quiet)
         self._check(drive, drive.engine.refusal_of(workflow.graph))
         drive.engine.submit(submission, drive.listen, forward=not quiet, wants_events=follow)
         return drive
@@ -175,7 +167,7 @@ class App:
 
         Raises: WorkflowNotFoundError, WorkflowRunningError.
         """
-        shared = self._shared
+        shared = self.engines.shared
         if shared is not None and shared.engine.drives(run_id) is not None:
             if shared.engine.drives(run_id):
                 raise WorkflowRunningError(f"run {run_id!r} is running in this process", run_id)
@@ -193,7 +185,7 @@ class App:
             return Ended.of(recorded.run)
         for text in usable_environment(recorded.record.creation.environment)[1]:
             warnings.warn(text, stacklevel=4)
-        drive = Drive(self.journal, run_id, self._engine(), quiet)
+        drive = Drive(self.journal, run_id, self.engines.open_for_caller(), quiet)
         left = [step.spec for step in recorded.run.steps if not step.is_ended]
         self._check(drive, drive.engine.lacking(left))
         drive.again = lambda: self._proceed_again(drive, follow=follow)
@@ -228,7 +220,7 @@ class App:
         Raises: WorkflowRunningError.
         """
         owner = record.engine
-        if owner is None or (self._shared is not None and owner == self._shared.engine_id):
+        if owner is None or self.engines.is_shared(owner):
             return
         if self.journal.is_alive(owner):
             # The owner of a failed run may still be finishing steps of it; it may be taken.
@@ -298,7 +290,7 @@ class App:
         self, planned: Planned, now: float, environment: Environment
     ) -> WeftlineError | None:
         graph = planned.workflow.graph
-        engine = self.open_engine().engine
+        engine = self.engines.open().engine
         problem = engine.refusal_of(graph)
         if problem is not None:
             return problem
@@ -359,12 +351,12 @@ class App:
 
     def _is_finishing(self, run_id: str) -> bool:
         """Whether it is a failed run of which steps still run here: they are not begun anew."""
-        return self._shared is not None and self._shared.engine.drives(run_id) is False
+        return self.engines.drives(run_id) is False
 
     def _rejoin(self, run_id: str) -> WeftlineError | None:
         """Let such a run go on here; a controller does when this process ends."""
         answer = Answer(lambda news: None)
-        engine = self.open_engine().engine
+        engine = self.engines.open().engine
         engine.rejoin(run_id, answer.listen, detached=True, on_accepted=answer.accept)
         return answer.wait()
 
@@ -388,7 +380,7 @@ class App:
         return found
 
     def _adopt_here(self, run_id: str, is_resume: bool) -> WeftlineError | None:
-        engine = self.open_engine().engine
+        engine = self.engines.open().engine
         try:
             recorded = read_run(self.journal, run_id, to_drive=True)
             run = recorded.run
@@ -426,10 +418,7 @@ class App:
     def _is_for_controller(self, record: RunRecord) -> bool:
         """Whether a controller drives the run, or should."""
         is_open = record.summary.status in OPEN and record.creation.detached
-        return is_open and self.link is not None and not self._is_ours(record.engine)
-
-    def _is_ours(self, engine: str | None) -> bool:
-        return self._shared is not None and self._shared.engine_id == engine
+        return is_open and self.link is not None and not self.engines.is_shared(record.engine)
 
     # -- news for runs --------------------------------------------------------------------------
 
@@ -537,8 +526,8 @@ class App:
         # Watched first, so that an actor that is quick does not lay the call down unseen.
         tell = partial(self._tell, run_id, call, listener)
         link = self.link
-        if link is None or self._is_ours(record.engine):
-            self.open_engine().engine.watch(run_id, call, tell, is_expected=True)
+        if link is None or self.engines.is_shared(record.engine):
+            self.engines.open().engine.watch(run_id, call, tell, is_expected=True)
         else:
             link.watch(run_id, call, tell, is_expected=True)
         self.post(run_id, InboxKind.CALL, body)
@@ -586,9 +575,8 @@ class App:
             record = now
 
     def _is_driven(self, engine: str, run_id: str) -> bool:
-        shared = self._shared
-        if shared is not None and shared.engine_id == engine:
-            return shared.engine.drives(run_id) is not None
+        if self.engines.is_shared(engine):
+            return self.engines.drives(run_id) is not None
         return self.journal.is_alive(engine)
 
     def read(self, run_id: str) -> Recorded:
@@ -632,7 +620,7 @@ class App:
         record = self.get_run(run_id)
         status = self.status_of(record)
         # Steps of a failed one may still run here, and are recorded when they end.
-        is_ours = self._shared is not None and self._shared.engine.drives(run_id) is not None
+        is_ours = self.engines.drives(run_id) is not None
         if status in OPEN or (status is RunStatus.FAILED and is_ours):
             raise WorkflowRunningError(
                 f"run {run_id!r} is {status}: it cannot be deleted while it is driven", run_id
@@ -761,57 +749,7 @@ class App:
         found.add_note(note)
         return found
 
-    # -- engines --------------------------------------------------------------------------------
-
-    def _engine(self) -> EngineThread | EngineHere:
-        """What drives runs: one engine on its own thread for the whole process, or, with the
-        inline executor, a fresh engine in the thread that calls."""
-        executor = self.settings.executor
-        # A step in a thread that runs a workflow does so itself: it has a slot already, and would
-        # else wait for others that may all be waiting likewise.
-        if executor == "inline" or (executor == "threads" and current() is not None):
-            self.journal.change_count()
-            return EngineHere(self.journal, self.new_inline(), self._new_turns())
-        return self.open_engine()
-
-    def open_engine(self) -> EngineThread:
-        """The process's engine on its own thread, started if there is none."""
-        with self._lock:
-            if self._shared is None or self._shared.engine.has_failed:
-                # A home that cannot be used says so now; the engine would try again for a while.
-                self.journal.change_count()
-                self._shared = EngineThread(self.journal, self.new_executor, self._new_turns())
-            return self._shared
-
-    def _new_turns(self) -> Turns:
-        """Whose turn it is to run, as far as anything limits that."""
-        most, home = self._max_running, self.settings.home
-        with self._turns_lock:
-            if most is not None and most >= 0:
-                if self._places is None:
-                    path = None if home is None else home / "slots" / RUNNING_PLACES
-                    self._places = Places(most, path)
-                self._places.have(most)
-        share = self._places if most is not None and most >= 0 else None
-        pending = self._max_pending
-        return Turns(share, None if pending is None or pending < 0 else pending)
-
-    def declare(self, declared: Declared, done: Callable[[], object]) -> None:
-        """Let the process's engine have what a driver was told: never less than before, and its
-        limits from now on. `done` is called on the engine's thread."""
-        engine = self.open_engine().engine
-        limits = (declared.max_running_workflows, declared.max_pending_workflows)
-        before = (self._max_running, self._max_pending)
-        now = tuple(b if each is None else each for each, b in zip(limits, before, strict=True))
-        if now != before:
-            self._max_running, self._max_pending = now
-            engine.limit(self._new_turns())
-
-        def grow() -> None:
-            self._slots.grow(declared.num_cpus, declared.num_gpus, declared.resources)
-            done()
-
-        engine.call(grow)
+    # -- the controller and the end -------------------------------------------------------------
 
     @property
     def link(self) -> Link | None:
@@ -824,75 +762,10 @@ class App:
                 self._link = Link(
                     home,
                     self.journal,
-                    declared=Declared() if self._is_step else self._declared(),
-                    variables=self._variables_of_controller(),
+                    declared=Declared() if self._is_step else declared_by(self.settings),
+                    variables=variables_of_controller(self.settings),
                 )
             return self._link
-
-    def _declared(self) -> Declared:
-        settings = self.settings
-        return Declared(
-            settings.num_cpus,
-            settings.num_gpus,
-            settings.resources,
-            settings.max_running_workflows,
-            settings.max_pending_workflows,
-        )
-
-    def new_inline(self) -> Inline:
-        return Inline(objects=self.objects, slots=self._slots, home=self.settings.home)
-
-    def new_executor(self, engine_id: str) -> Children | Threads:
-        """What carries attempts out for the process's engine."""
-        if self.settings.executor == "threads" or self.settings.home is None:
-            return Threads(objects=self.objects, slots=self._slots, home=self.settings.home)
-        return self.new_children(engine_id)
-
-    def new_children(self, engine_id: str) -> Children:
-        home, objects = self.settings.home, self.settings.objects
-        assert home is not None
-        assert objects is not None
-        return Children(
-            home=home,
-            engine=engine_id,
-            objects_factory="weftline.adapters.objects.local:LocalObjectStore",
-            objects_root=str(objects),
-            slots=self._slots,
-            variables=self._variables(home, objects),
-            version=__version__,
-        )
-
-    def _variables(self, home: Path, objects: Path) -> dict[str, str]:
-        """What makes a workflow that a step runs find the same home and machine."""
-        settings = self.settings
-        found = {"WEFTLINE_DATABASE": str(home), "WEFTLINE_STORAGE": str(objects.parent)}
-        if settings.num_cpus is not None:
-            found["WEFTLINE_NUM_CPUS"] = str(settings.num_cpus)
-        if settings.num_gpus is not None:
-            found["WEFTLINE_NUM_GPUS"] = str(settings.num_gpus)
-        if settings.resources:
-            found["WEFTLINE_RESOURCES"] = json.dumps(settings.resources)
-        return found
-
-    def _variables_of_controller(self) -> dict[str, str]:
-        """What a controller that is started from here is told."""
-        settings = self.settings
-        assert settings.home is not None
-        assert settings.objects is not None
-        found = self._variables(settings.home, settings.objects)
-        found["WEFTLINE_CONTROLLER_IDLE_S"] = str(settings.controller_idle_s)
-        for name in ("max_running_workflows", "max_pending_workflows"):
-            limit = getattr(settings, name)
-            if limit is not None:
-                found[f"WEFTLINE_{name.upper()}"] = str(limit)
-        return found
-
-    def close_engine(self) -> None:
-        """Let every run go and end all children; another engine may follow."""
-        with self._lock:
-            shared, self._shared = self._shared, None
-        if shared is not None:
-            shared.close()
 
     def close(self) -> None:
         """Let every run go and end all children; the App is not used afterwards."""
@@ -901,7 +774,7 @@ class App:
         if self._link is not None:
             self._link.close()
         self._lookout.close()
-        self.close_engine()
+        self.engines.close()
         self.journal.close()
 
 

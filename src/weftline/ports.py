@@ -372,6 +372,10 @@ class RunCatalogue(Protocol):
         ...
 
 
+class WholeJournal(Journal, RunCatalogue, Protocol):
+    """A journal of which also its catalogue is needed."""
+
+
 class EndedRun(NamedTuple):
     """A run that has ended, and how large its events are."""
 

@@ -8,7 +8,7 @@ from weftline.control import Declared
 from weftline.driving.drive import EngineHere, EngineThread
 from weftline.driving.executors import Executors
 from weftline.driving.limits import Limits
-from weftline.ports import RunJournal
+from weftline.ports import WholeJournal
 from weftline.workers.attempt import current
 
 
@@ -16,7 +16,7 @@ class Engines:
     """Opens what drives runs from here. May be used by any thread."""
 
     def __init__(
-        self, settings: Settings, journal: RunJournal, executors: Executors, limits: Limits
+        self, settings: Settings, journal: WholeJournal, executors: Executors, limits: Limits
     ) -> None:
         self._executor, self._journal = settings.executor, journal
         self._executors, self._limits = executors, limits
@@ -30,12 +30,14 @@ class Engines:
 
     def is_shared(self, engine_id: str | None) -> bool:
         """Whether it is the process's engine."""
-        return self._shared is not None and self._shared.engine_id == engine_id
+        shared = self._shared
+        return shared is not None and shared.engine_id == engine_id
 
     def drives(self, run_id: str) -> bool | None:
         """Whether the process's engine drives the run: False when it only finishes steps of it,
         after it failed; None when it does not know it."""
-        return None if self._shared is None else self._shared.engine.drives(run_id)
+        shared = self._shared
+        return None if shared is None else shared.engine.drives(run_id)
 
     def open(self) -> EngineThread:
         """The process's engine on its own thread, started if there is none."""
@@ -56,9 +58,7 @@ class Engines:
         in_thread = self._executor == "threads" and current() is not None
         if self._executor == "inline" or in_thread:
             self._journal.change_count()
-            return EngineHere(
-                self._journal, self._executors.new_inline(), self._limits.new_turns()
-            )
+            return EngineHere(self._journal, self._executors.new_inline(), self._limits.new_turns())
         return self.open()
 
     def declare(self, declared: Declared, done: Callable[[], object]) -> None:

@@ -32,10 +32,7 @@ class Limits:
     def new_turns(self) -> Turns:
         """Whose turn it is to run, for one engine."""
         most, pending = self._max_running, self._max_pending
-        if most is not None and most >= 0:
-            share = self._have(most)
-        else:
-            share = None
+        share = None if most is None or most < 0 else self._have(most)
         return Turns(share, None if pending is None or pending < 0 else pending)
 
     def _have(self, most: int) -> Places:

@@ -1,4 +1,4 @@
-"""What processes that are started from here are told, so that they find the same home and machine."""
+"""What processes that are started from here are told, to find the same home and machine."""
 
 import json
 
