@@ -23,10 +23,8 @@ from weftline.codecs.values import decode
 from weftline.config import Settings, load_settings
 from weftline.control import Accepted, Declared, NewRun
 from weftline.core.environment import Environment
-from weftline.core.events import RunStatus, RunSubmitted, decode_event
-from weftline.core.graph import Graph, Pages, decode_pages, differences
-from weftline.core.run import Run
-from weftline.core.state import StepState
+from weftline.core.events import RunStatus
+from weftline.core.graph import Pages, differences
 from weftline.core.values import Error, Packed, objects_of
 from weftline.core.workflow import Workflow
 from weftline.driving.drive import Answer, Drive
@@ -34,6 +32,8 @@ from weftline.driving.engines import Engines
 from weftline.driving.environment import environment_here, usable_environment
 from weftline.driving.executors import Executors
 from weftline.driving.limits import Limits
+from weftline.driving.owners import Owners
+from weftline.driving.records import Records
 from weftline.driving.variables import declared_by, variables_of_controller
 from weftline.engine.active import Ended, Gone, Submission
 from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout, find_end
@@ -52,13 +52,9 @@ from weftline.errors import (
 from weftline.link.link import Link, Listener
 from weftline.ports import ActorCall, Creation, InboxKind, ObjectStore, RunRecord, Signal
 from weftline.wire import MARKER
-from weftline.workers.orphans import end_orphans
 
 PATIENCE_CANCEL_S = 10.0
 """How long `cancel` waits for the run's end."""
-
-OPEN = (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.PENDING)
-"""How runs stand that go on, if somebody drives them."""
 
 
 class Planned(NamedTuple):
@@ -99,10 +95,11 @@ class App:
         )
         self.executors = Executors(settings, self.objects)
         self.engines = Engines(settings, self.journal, self.executors, limits)
+        self.owners = Owners(settings.home, self.journal, self.engines)
+        self.records = Records(self.journal, self.engines, self.owners)
         self._lock = threading.Lock()
         self._link: Link | None = None
-        self._lookout = Lookout(self.journal, self.status_of)
-        self._without_orphans: set[str] = set()  # dead engines of which nothing is left
+        self._lookout = Lookout(self.journal, self.owners.status_of)
         self._pid = os.getpid()
 
     @property
@@ -178,7 +175,7 @@ class App:
         recorded = read_run(self.journal, run_id)
         is_over = recorded.run.finished is RunStatus.SUCCESSFUL
         if not is_over:
-            self.make_free(recorded.record)
+            self.owners.make_free(recorded.record)
         if written is not None:
             self._warn_of_changes(recorded, written, stacklevel=5)
         if is_over:
@@ -211,26 +208,8 @@ class App:
         if recorded.run.finished is RunStatus.SUCCESSFUL:
             drive.listen(Ended.of(recorded.run))
         else:
-            self.make_free(recorded.record)
+            self.owners.make_free(recorded.record)
             self._take_over(drive, recorded, follow=follow)
-
-    def make_free(self, record: RunRecord) -> None:
-        """See that nobody drives the run any more, and end what a dead engine left behind.
-
-        Raises: WorkflowRunningError.
-        """
-        owner = record.engine
-        if owner is None or self.engines.is_shared(owner):
-            return
-        if self.journal.is_alive(owner):
-            # The owner of a failed run may still be finishing steps of it; it may be taken.
-            if record.summary.status in OPEN:
-                raise WorkflowRunningError(
-                    f"run {record.run_id!r} is running in another process", record.run_id
-                )
-        elif self.settings.home is not None and owner not in self._without_orphans:
-            end_orphans(self.settings.home, owner)
-            self._without_orphans.add(owner)
 
     def is_there(self, value: Packed) -> bool:
         """Whether the objects that a volatile value names have not been removed."""
@@ -365,7 +344,7 @@ class App:
         record = self.journal.find_run(run_id)
         if record is None or not record.creation.detached:
             return False
-        return self.status_of(record) is RunStatus.RESUMABLE
+        return self.owners.status_of(record) is RunStatus.RESUMABLE
 
     def _adopt(self, run_ids: Sequence[str], *, is_resume: bool) -> list[WeftlineError | None]:
         link = self.link
@@ -388,7 +367,7 @@ class App:
                 return None
             if engine.drives(run_id):
                 raise WorkflowRunningError(f"run {run_id!r} is running in this process", run_id)
-            self.make_free(recorded.record)
+            self.owners.make_free(recorded.record)
         except WeftlineError as error:
             return error
         answer = Answer(lambda news: None)
@@ -417,8 +396,7 @@ class App:
 
     def _is_for_controller(self, record: RunRecord) -> bool:
         """Whether a controller drives the run, or should."""
-        is_open = record.summary.status in OPEN and record.creation.detached
-        return is_open and self.link is not None and not self.engines.is_shared(record.engine)
+        return self.owners.is_elsewhere(record) and self.link is not None
 
     # -- news for runs --------------------------------------------------------------------------
 
@@ -428,8 +406,8 @@ class App:
 
         Raises: WorkflowNotFoundError.
         """
-        record = self.get_run(run_id)
-        if record.summary.status is RunStatus.CANCELED or self._is_over(record):
+        record = self.records.get_run(run_id)
+        if record.summary.status is RunStatus.CANCELED or self.records.is_over(record):
             return
         self.post(run_id, InboxKind.CANCEL, b"null")
         deadline = time.monotonic() + timeout_s
@@ -446,16 +424,16 @@ class App:
         record = self.journal.find_run(run_id)
         if record is None or record.summary.status is RunStatus.CANCELED:
             return False
-        return not self._is_over(record)
+        return not self.records.is_over(record)
 
     def pause(self, run_id: str) -> None:
         """Start no further step of the run.
 
         Raises: WorkflowNotFoundError, WorkflowNotResumableError when it has ended.
         """
-        record = self.get_run(run_id)
+        record = self.records.get_run(run_id)
         status = record.summary.status
-        if status in (RunStatus.FAILED, RunStatus.CANCELED) or self._is_over(record):
+        if status in (RunStatus.FAILED, RunStatus.CANCELED) or self.records.is_over(record):
             text = f"run {run_id!r} is {status}: it has no step left that could be held back"
             raise WorkflowNotResumableError(text, run_id)
         self.post(run_id, InboxKind.PAUSE, b"null")
@@ -478,22 +456,15 @@ class App:
         whether this one does.
         Raises: WorkflowNotFoundError, WorkflowNotResumableError when the run has ended for good.
         """
-        record = self.get_run(run_id)
+        record = self.records.get_run(run_id)
         status = record.summary.status
-        if status is RunStatus.CANCELED or self._is_over(record):
+        if status is RunStatus.CANCELED or self.records.is_over(record):
             if key is not None and self.journal.knows_key(run_id, key):
                 return False
             text = f"run {run_id!r} is {status}: nothing in it waits for a signal any more"
             raise WorkflowNotResumableError(text, run_id)
         body = msgspec.json.encode(Signal(name, msgspec.Raw(value), objects))
         return self.post(run_id, InboxKind.SIGNAL, body, key)
-
-    def _is_over(self, record: RunRecord) -> bool:
-        """Whether the run has its result, and is no actor that only rests."""
-        if record.summary.status is not RunStatus.SUCCESSFUL:
-            return False
-        run = read_run(self.journal, record.run_id, to_drive=True).run
-        return run.finished is RunStatus.SUCCESSFUL
 
     def post(self, run_id: str, kind: InboxKind, body: bytes, key: str | None = None) -> bool:
         """Put news into the run's inbox, and see that somebody takes it in; whether it counts.
@@ -513,7 +484,7 @@ class App:
 
         Raises: WorkflowNotFoundError, WorkflowNotResumableError when the actor was canceled.
         """
-        record = self.get_run(run_id)
+        record = self.records.get_run(run_id)
         if record.summary.status is RunStatus.CANCELED:
             raise WorkflowNotResumableError(
                 f"actor {run_id!r} was canceled; resume it to call it again", run_id
@@ -539,49 +510,19 @@ class App:
 
         Raises: WorkflowNotFoundError, ControllerUnavailable.
         """
-        record = self.get_run(run_id)
-        if record.engine is not None and self.journal.is_alive(record.engine):
+        record = self.records.get_run(run_id)
+        if self.owners.is_owned(record):
             return  # its bell has rung
         if record.creation.detached and read_run(self.journal, run_id, to_drive=True).run.is_open:
             problem = self._adopt([run_id], is_resume=False)[0]
             if problem is None:
                 return
-            record = self.get_run(run_id)
-            if record.engine is not None and self.journal.is_alive(record.engine):
+            record = self.records.get_run(run_id)
+            if self.owners.is_owned(record):
                 return  # somebody was faster
         take_in(self.journal, run_id)
 
     # -- looking at runs ------------------------------------------------------------------------
-
-    def get_run(self, run_id: str) -> RunRecord:
-        """The run's row. Raises: WorkflowNotFoundError."""
-        record = self.journal.find_run(run_id)
-        if record is None:
-            raise WorkflowNotFoundError(f"No such workflow_id {run_id}", run_id)
-        return record
-
-    def status_of(self, record: RunRecord) -> RunStatus:
-        """The run's status now: an open run that nobody drives is RESUMABLE."""
-        while True:
-            status = record.summary.status
-            if status not in OPEN:
-                return status
-            if record.engine is not None and self._is_driven(record.engine, record.run_id):
-                return status
-            # Its engine may have recorded its end, and let go of it, since the record was read.
-            now = self.journal.find_run(record.run_id)
-            if now is None or (now.epoch, now.last_seq) == (record.epoch, record.last_seq):
-                return RunStatus.RESUMABLE
-            record = now
-
-    def _is_driven(self, engine: str, run_id: str) -> bool:
-        if self.engines.is_shared(engine):
-            return self.engines.drives(run_id) is not None
-        return self.journal.is_alive(engine)
-
-    def read(self, run_id: str) -> Recorded:
-        """The run, folded from its journal. Raises: WorkflowNotFoundError."""
-        return read_run(self.journal, run_id)
 
     def find_end(self, run_id: str, name: str | None) -> Ended | None:
         """How the run, or its step `name`, has ended; None as long as it has not.
@@ -592,42 +533,6 @@ class App:
         reader.refresh()
         return find_end(reader)
 
-    def find_step(self, run_id: str, name: str) -> tuple[Run, StepState] | None:
-        """The step of this name, as it stands, and the run of which it is one, also of an actor
-        that has laid it down. Raises: WorkflowNotFoundError."""
-        reader = RunReader(self.journal, run_id, seeks=name)
-        reader.refresh()
-        return reader.find_sought()
-
-    def first_graph(self, run_id: str) -> Graph:
-        """The graph that the run was submitted with. Raises: WorkflowNotFoundError."""
-        entry = self.journal.first_event(run_id)
-        event = None if entry is None else decode_event(entry.body)
-        if not isinstance(event, RunSubmitted):
-            raise WorkflowNotFoundError(f"No such workflow_id {run_id}", run_id)
-        pages = self.journal.read_graph(event.graph)
-        return Graph(steps=decode_pages(pages), output=event.output)
-
-    def actor_state(self, run_id: str) -> Packed | None:
-        """An actor's last state; None before its `__init__` has ended.
-
-        Raises: WorkflowNotFoundError.
-        """
-        return read_run(self.journal, run_id, to_drive=True).run.state
-
-    def delete(self, run_id: str) -> None:
-        """Forget the run. Raises: WorkflowNotFoundError, WorkflowRunningError."""
-        record = self.get_run(run_id)
-        status = self.status_of(record)
-        # Steps of a failed one may still run here, and are recorded when they end.
-        is_ours = self.engines.drives(run_id) is not None
-        if status in OPEN or (status is RunStatus.FAILED and is_ours):
-            raise WorkflowRunningError(
-                f"run {run_id!r} is {status}: it cannot be deleted while it is driven", run_id
-            )
-        if not self.journal.delete_run(run_id, record.epoch):
-            raise WorkflowRunningError(f"run {run_id!r} was just taken over or deleted", run_id)
-
     def wait_for(self, run_id: str, name: str | None, timeout_s: float | None) -> Any:
         """The value of the run, or of its step `name`, as soon as there is one; drives nothing.
 
@@ -636,7 +541,7 @@ class App:
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         if timeout_s is None or timeout_s > 0:
-            record = self.get_run(run_id)
+            record = self.records.get_run(run_id)
             if self._is_for_controller(record):
                 ended = self._hear(run_id, name, timeout_s)
                 if ended is not None:
@@ -653,7 +558,7 @@ class App:
                 left = MAX_LOOK_S if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     raise _no_result(run_id, name, timeout_s)
-                if self.status_of(recorded.record) is RunStatus.RESUMABLE:
+                if self.owners.status_of(recorded.record) is RunStatus.RESUMABLE:
                     break
                 time.sleep(min(pause, left))
                 pause = min(pause * 1.5, MAX_LOOK_S)
@@ -678,7 +583,7 @@ class App:
 
     def _has_answer(self, recorded: Recorded, name: str | None) -> bool:
         run = recorded.run
-        if not run.is_open or self.status_of(recorded.record) is RunStatus.RESUMABLE:
+        if not run.is_open or self.owners.status_of(recorded.record) is RunStatus.RESUMABLE:
             return True
         step = run.find_step(name) if name is not None else None
         if step is None:
@@ -704,7 +609,7 @@ class App:
             raise self.exception_of(run_id, error, step.name)
         raise WorkflowExecutionError(
             f"step {name!r} of run {run_id!r} has no value: it is {run.status_of(step)} and the"
-            f" run is {self.status_of(recorded.record)}",
+            f" run is {self.owners.status_of(recorded.record)}",
             run_id,
         )
 

@@ -290,7 +290,7 @@ def check(world: World) -> None:
     assert world.counts()["checkpointed"] >= 1
     # Each accepted call of the actor took place exactly once, in order.
     calls = [e for _, e in world.events("counter") if type(e).__name__ == "CallReceived"]
-    state = app.actor_state("counter")
+    state = app.records.actor_state("counter")
     assert state is not None
     assert msgspec.json.decode(state)[2] == {"value": len(calls)}, f"seed {seed}"
 

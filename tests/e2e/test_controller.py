@@ -96,7 +96,7 @@ class Home:
         return card
 
     def run(self, run_id: str) -> RunRecord:
-        return self.app.get_run(run_id)
+        return self.app.records.get_run(run_id)
 
     def wait_for(self, run_id: str, status: RunStatus) -> None:
         eventually(lambda: self.run(run_id).summary.status is status, f"{run_id} is {status}")
@@ -297,7 +297,7 @@ def test_a_controller_that_cannot_start_is_told_with_its_reason(home: Home) -> N
 def test_the_next_call_replaces_a_killed_controller_and_goes_on(home: Home, gate: Gate) -> None:
     begin(home, gate)
     killed = home.kill()
-    assert home.app.status_of(home.run("r")) is RunStatus.RESUMABLE
+    assert home.app.owners.status_of(home.run("r")) is RunStatus.RESUMABLE
     said = home.scripts.run(
         """
         from weftline import workflow

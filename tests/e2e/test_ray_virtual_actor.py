@@ -61,7 +61,9 @@ def test_readonly_actor(run_id: str, gate: Gate) -> None:
     assert not any(handle.done() for handle in handles)
     gate.open(10)
     assert weftline.get(handles, timeout=PATIENCE_S) == [42] * 10
-    assert opened_home().read(run_id).run.names == ["__init__"]  # nothing was recorded of them
+    assert opened_home().records.read(run_id).run.names == [
+        "__init__"
+    ]  # nothing was recorded of them
 
 
 def test_actor_ready(run_id: str, gate: Gate) -> None:

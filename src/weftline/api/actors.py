@@ -121,7 +121,7 @@ def get_actor(actor_id: str) -> "VirtualActor":
     """
     actor_id = checked_id(actor_id)
     app = home()
-    submitted = app.first_graph(actor_id)
+    submitted = app.records.first_graph(actor_id)
     action = submitted.steps[0].action
     cls = None
     if isinstance(action, PythonCall) and action.is_writer:
@@ -217,7 +217,7 @@ class ReadonlyMethod(ActorMethod):
         """
         bind(self._cls, self._name, args, kwargs)
         app = home()
-        state = app.actor_state(self._actor_id)
+        state = app.records.actor_state(self._actor_id)
         if state is None:
             raise VirtualActorNotInitializedError(
                 f"the __init__ of actor {self._actor_id!r} has not ended; its ready() waits for it",

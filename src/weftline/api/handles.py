@@ -56,7 +56,7 @@ class RunHandle(Future[T], Generic[T]):
     def status(self) -> RunStatus:
         """The run's status now. Raises: WorkflowNotFoundError."""
         app = home()
-        return app.status_of(app.get_run(self.workflow_id))
+        return app.owners.status_of(app.records.get_run(self.workflow_id))
 
     def cancel(self) -> bool:
         """End the run: what runs of it is killed, and nothing of it starts any more.
@@ -65,7 +65,7 @@ class RunHandle(Future[T], Generic[T]):
         """
         app = home()
         app.cancel(self.workflow_id)
-        return app.status_of(app.get_run(self.workflow_id)) is RunStatus.CANCELED
+        return app.owners.status_of(app.records.get_run(self.workflow_id)) is RunStatus.CANCELED
 
     def __await__(self) -> Generator[Any, None, T]:
         """The value, without holding up the event loop. Canceling whoever awaits changes nothing

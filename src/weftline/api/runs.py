@@ -43,7 +43,7 @@ def resume_all(include_failed: bool = False) -> list[tuple[str, RunHandle[Any]]]
     """
     app = home()
     wanted = {RESUMABLE, RunStatus.FAILED} if include_failed else {RESUMABLE}
-    found = [each for each in app.journal.list_runs() if app.status_of(each) in wanted]
+    found = [each for each in app.journal.list_runs() if app.owners.status_of(each) in wanted]
     found.reverse()
     found.sort(key=lambda each: each.summary.status is RunStatus.PENDING)
     if not found:
@@ -106,7 +106,7 @@ def get_output(workflow_id: str, *, name: str | None = None) -> RunHandle[Any]:
     """
     workflow_id = checked_id(workflow_id)
     app = home()
-    status = app.status_of(app.get_run(workflow_id))
+    status = app.owners.status_of(app.records.get_run(workflow_id))
     if name is None and status in (RESUMABLE, CANCELED):
         raise WorkflowNotResumableError(
             f"run {workflow_id!r} is {status} and has no result: resume it first", workflow_id
@@ -118,7 +118,7 @@ def get_status(workflow_id: str) -> RunStatus:
     """The run's status. Raises: WorkflowNotFoundError; TypeError for an id that is no str."""
     workflow_id = checked_id(workflow_id)
     app = home()
-    return app.status_of(app.get_run(workflow_id))
+    return app.owners.status_of(app.records.get_run(workflow_id))
 
 
 def list_all(
@@ -130,7 +130,7 @@ def list_all(
     """
     wanted = checked_statuses(status_filter)
     app = home()
-    found = [(record.run_id, app.status_of(record)) for record in app.journal.list_runs()]
+    found = [(record.run_id, app.owners.status_of(record)) for record in app.journal.list_runs()]
     return [one for one in found if wanted is None or one[1] in wanted]
 
 
@@ -139,7 +139,7 @@ def delete(workflow_id: str) -> None:
 
     Raises: WorkflowNotFoundError; WorkflowRunningError while it is driven.
     """
-    home().delete(checked_id(workflow_id))
+    home().records.delete(checked_id(workflow_id))
 
 
 def get_metadata(workflow_id: str, name: str | None = None) -> dict[str, Any]:
@@ -152,15 +152,15 @@ def get_metadata(workflow_id: str, name: str | None = None) -> dict[str, Any]:
     workflow_id = checked_id(workflow_id)
     app = home()
     if name is None:
-        record = app.get_run(workflow_id)
+        record = app.records.get_run(workflow_id)
         stats = {"start_time": record.summary.started_at, "end_time": record.summary.ended_at}
-        status = app.status_of(record)
+        status = app.owners.status_of(record)
         return {
             "status": status,
             "user_metadata": record.creation.metadata,
             "stats": _known(stats, without=("end_time",) if status is CANCELED else ()),
         }
-    found = app.find_step(workflow_id, name)
+    found = app.records.find_step(workflow_id, name)
     if found is None:
         raise StepNotFoundError(f"No such step_id {name} in workflow {workflow_id}", workflow_id)
     return _step_metadata(*found)

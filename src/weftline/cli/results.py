@@ -29,7 +29,7 @@ def load_result(app: App, run_id: str, step: str | None = None) -> Loaded:
     try:
         if step is not None:
             return Loaded(app.wait_for(run_id, step, 0.0))
-        summary = app.get_run(run_id).summary
+        summary = app.records.get_run(run_id).summary
         ended = Ended(summary.status, summary.value, summary.error, None, None)
         return Loaded(app.result_of(run_id, ended))
     except Exception as error:  # it is the user's own class, and may raise anything

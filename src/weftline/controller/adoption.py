@@ -182,7 +182,7 @@ class Adoption:
             outcome = self._expect(wanted, answer)
             self._engine.rejoin(run_id, outcome.listen, on_accepted=outcome.accept)
             return
-        self._app.make_free(record)
+        self._app.owners.make_free(record)
         self._take(recorded, wanted, answer)
 
     def _take(self, recorded: Recorded, wanted: _Wanted, answer: Answer) -> None:
