@@ -132,7 +132,7 @@ def many(count: int, threads: int) -> Figures:
             written, objects, _ = to_workflow(compose(n), app.objects, None)
             drives.append(app.start(written, run_id=new_id(), objects=objects, quiet=True))
         for n, drive in enumerate(drives):
-            assert app.result_of(drive.run_id, drive.wait()) == n + 3
+            assert app.results.result_of(drive.run_id, drive.wait()) == n + 3
 
     def through_threads() -> None:
         with ThreadPoolExecutor(threads) as pool:

@@ -186,7 +186,7 @@ def own_clock(count: int) -> Figures:
         for _ in run_ids:
             run_id, said = news.get()
             assert isinstance(said, Ended), (run_id, said)
-            assert app.result_of(run_id, said) == "it said open"
+            assert app.results.result_of(run_id, said) == "it said open"
         return {"seconds": time.perf_counter() - start, "signaled": signaled, "hour_cpu_s": used}
 
 

@@ -7,8 +7,6 @@ import threading
 import time
 import warnings
 from collections.abc import Sequence
-from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,39 +16,36 @@ from weftline.adapters.journal.sqlite import SqliteJournal
 from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.memory import MemoryObjectStore
 from weftline.adapters.objects.sharing import note_home
-from weftline.codecs.exceptions import decode_error
-from weftline.codecs.values import decode
 from weftline.config import Settings, load_settings
 from weftline.control import Accepted, Declared, NewRun
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus
 from weftline.core.graph import Pages, differences
-from weftline.core.values import Error, Packed, objects_of
+from weftline.core.values import Packed, objects_of
 from weftline.core.workflow import Workflow
+from weftline.driving.controllers import Controller, Listener
 from weftline.driving.drive import Answer, Drive
+from weftline.driving.ends import Ends
 from weftline.driving.engines import Engines
 from weftline.driving.environment import environment_here, usable_environment
 from weftline.driving.executors import Executors
 from weftline.driving.limits import Limits
 from weftline.driving.owners import Owners
 from weftline.driving.records import Records
+from weftline.driving.results import Results
 from weftline.driving.variables import declared_by, variables_of_controller
-from weftline.engine.active import Ended, Gone, Submission
-from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S, Lookout, find_end
+from weftline.engine.active import Ended, Submission
+from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S
 from weftline.engine.outside import take_in
-from weftline.engine.recovery import Recorded, RunReader, read_run
+from weftline.engine.recovery import Recorded, read_run
 from weftline.errors import (
-    ControllerUnavailable,
-    StepNotFoundError,
     WeftlineError,
-    WorkflowCanceledError,
-    WorkflowExecutionError,
     WorkflowNotFoundError,
     WorkflowNotResumableError,
     WorkflowRunningError,
 )
-from weftline.link.link import Link, Listener
-from weftline.ports import ActorCall, Creation, InboxKind, ObjectStore, RunRecord, Signal
+from weftline.link.link import Link
+from weftline.ports import ActorCall, Creation, InboxKind, ObjectStore, Signal
 from weftline.wire import MARKER
 
 PATIENCE_CANCEL_S = 10.0
@@ -97,9 +92,10 @@ class App:
         self.engines = Engines(settings, self.journal, self.executors, limits)
         self.owners = Owners(settings.home, self.journal, self.engines)
         self.records = Records(self.journal, self.engines, self.owners)
+        self.ends = Ends(self.journal, self.engines, self.owners, self.find_controller)
+        self.results = Results(self.journal, self.objects, self.owners, self.records, self.ends)
         self._lock = threading.Lock()
         self._link: Link | None = None
-        self._lookout = Lookout(self.journal, self.owners.status_of)
         self._pid = os.getpid()
 
     @property
@@ -249,21 +245,12 @@ class App:
                 answers[at] = self._start_here(planned[at], now, environment)
             return answers
         runs = [_new_run(link.next_number(), planned[at], now, environment) for at in wanted]
-        listeners = [self._or_else(planned[at]) for at in wanted]
+        listeners = [
+            self.ends.or_else(planned[at].run_id, None, planned[at].listener) for at in wanted
+        ]
         for at, answer in zip(wanted, link.submit(runs, listeners), strict=True):
             answers[at] = answer
         return answers
-
-    def _or_else(self, planned: Planned) -> Listener:
-        run_id, listener = planned.run_id, planned.listener
-        return lambda news: self._tell(run_id, None, listener, news)
-
-    def _tell(self, run_id: str, name: str | None, listener: Listener, news: Ended | Gone) -> None:
-        """Pass on how a run ended; when the controller does not tell, the journal will."""
-        if isinstance(news, Gone):
-            self._lookout.watch(run_id, name, listener)
-        else:
-            listener(news)
 
     def _start_here(
         self, planned: Planned, now: float, environment: Environment
@@ -291,7 +278,7 @@ class App:
             is_actor=planned.is_actor,
             group=planned.group,
         )
-        answer = Answer(self._or_else(planned))
+        answer = Answer(self.ends.or_else(planned.run_id, None, planned.listener))
         engine.submit(submission, answer.listen, on_accepted=answer.accept)
         return answer.wait()
 
@@ -379,24 +366,6 @@ class App:
             on_accepted=answer.accept,
         )
         return answer.wait()
-
-    def watch(self, run_id: str, name: str | None, listener: Listener) -> None:
-        """Tell the listener once how the run, or its step `name`, ends; at once, if it has.
-
-        `Gone` when nobody drives the run. The listener is called on another thread, which it must
-        not hold up.
-        """
-        record = self.journal.find_run(run_id)
-        if record is not None and self._is_for_controller(record):
-            link = self.link
-            assert link is not None
-            link.watch(run_id, name, lambda news: self._tell(run_id, name, listener, news))
-        else:
-            self._lookout.watch(run_id, name, listener)
-
-    def _is_for_controller(self, record: RunRecord) -> bool:
-        """Whether a controller drives the run, or should."""
-        return self.owners.is_elsewhere(record) and self.link is not None
 
     # -- news for runs --------------------------------------------------------------------------
 
@@ -492,15 +461,10 @@ class App:
         body = msgspec.json.encode(ActorCall(steps, call, objects))
         if record.summary.status is RunStatus.FAILED:
             self.post(run_id, InboxKind.CALL, body)
-            self.watch(run_id, call, listener)
+            self.ends.watch(run_id, call, listener)
             return
         # Watched first, so that an actor that is quick does not lay the call down unseen.
-        tell = partial(self._tell, run_id, call, listener)
-        link = self.link
-        if link is None or self.engines.is_shared(record.engine):
-            self.engines.open().engine.watch(run_id, call, tell, is_expected=True)
-        else:
-            link.watch(run_id, call, tell, is_expected=True)
+        self.ends.expect(record, call, listener)
         self.post(run_id, InboxKind.CALL, body)
 
     def wake_owner(self, run_id: str) -> None:
@@ -522,139 +486,11 @@ class App:
                 return  # somebody was faster
         take_in(self.journal, run_id)
 
-    # -- looking at runs ------------------------------------------------------------------------
-
-    def find_end(self, run_id: str, name: str | None) -> Ended | None:
-        """How the run, or its step `name`, has ended; None as long as it has not.
-
-        Raises: WorkflowNotFoundError.
-        """
-        reader = RunReader(self.journal, run_id, seeks=name)
-        reader.refresh()
-        return find_end(reader)
-
-    def wait_for(self, run_id: str, name: str | None, timeout_s: float | None) -> Any:
-        """The value of the run, or of its step `name`, as soon as there is one; drives nothing.
-
-        Raises: TimeoutError, the step's or run's own error, WorkflowNotFoundError,
-        StepNotFoundError, WorkflowNotResumableError when it is RESUMABLE or CANCELED.
-        """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        if timeout_s is None or timeout_s > 0:
-            record = self.records.get_run(run_id)
-            if self._is_for_controller(record):
-                ended = self._hear(run_id, name, timeout_s)
-                if ended is not None:
-                    return self.result_of(run_id, ended, name)
-        reader = RunReader(self.journal, run_id)
-        pause = MIN_LOOK_S
-        while True:
-            seen = self.journal.change_count()
-            reader.refresh()
-            recorded = reader.recorded()
-            if self._has_answer(recorded, name):
-                return self._answer(recorded, name)
-            while self.journal.change_count() == seen:
-                left = MAX_LOOK_S if deadline is None else deadline - time.monotonic()
-                if left <= 0:
-                    raise _no_result(run_id, name, timeout_s)
-                if self.owners.status_of(recorded.record) is RunStatus.RESUMABLE:
-                    break
-                time.sleep(min(pause, left))
-                pause = min(pause * 1.5, MAX_LOOK_S)
-
-    def _hear(self, run_id: str, name: str | None, timeout_s: float | None) -> Ended | None:
-        """How the run ends, as the controller tells; None when it does not.
-
-        Raises: TimeoutError, ControllerUnavailable.
-        """
-        link, mailbox = self.link, SimpleQueue[Ended | Gone]()
-        assert link is not None
-        link.watch(run_id, name, mailbox.put)
-        try:
-            news = mailbox.get(timeout=timeout_s)
-        except Empty:
-            raise _no_result(run_id, name, timeout_s) from None
-        if isinstance(news, Ended):
-            return news
-        if isinstance(news.error, ControllerUnavailable):
-            raise news.error
-        return None
-
-    def _has_answer(self, recorded: Recorded, name: str | None) -> bool:
-        run = recorded.run
-        if not run.is_open or self.owners.status_of(recorded.record) is RunStatus.RESUMABLE:
-            return True
-        step = run.find_step(name) if name is not None else None
-        if step is None:
-            return False
-        return run.value_of(step.number) is not None or step.is_ended
-
-    def _answer(self, recorded: Recorded, name: str | None) -> Any:
-        run, run_id = recorded.run, recorded.record.run_id
-        if name is None:
-            if run.is_open:
-                raise WorkflowNotResumableError(
-                    f"run {run_id!r} is RESUMABLE and has no result: resume it first", run_id
-                )
-            return self.result_of(run_id, Ended.of(run))
-        step = run.find_step(name)
-        if step is None:
-            raise StepNotFoundError(f"No such step_id {name} in workflow {run_id}", run_id)
-        value = run.value_of(step.number)
-        if value is not None:
-            return decode(value, self.objects)
-        error = run.error_of(step.number)
-        if error is not None:
-            raise self.exception_of(run_id, error, step.name)
-        raise WorkflowExecutionError(
-            f"step {name!r} of run {run_id!r} has no value: it is {run.status_of(step)} and the"
-            f" run is {self.owners.status_of(recorded.record)}",
-            run_id,
-        )
-
-    # -- results and errors ---------------------------------------------------------------------
-
-    def result_of(self, run_id: str, ended: Ended, name: str | None = None) -> Any:
-        """The value that the run, or its step `name`, ended with. Raises: what it failed of."""
-        if ended.status is RunStatus.SUCCESSFUL and (name is None or ended.value is not None):
-            return None if ended.value is None else decode(ended.value, self.objects)
-        if ended.status is RunStatus.CANCELED:
-            raise WorkflowCanceledError(
-                f"run {run_id!r} was canceled; resume it to let it go on", run_id
-            )
-        if name is not None and ended.error is None:
-            raise WorkflowExecutionError(f"run {run_id!r}: {ended.reason}", run_id)
-        if ended.error is None:
-            raise WorkflowExecutionError(
-                f"run {run_id!r} is held back: {ended.reason}. Mend the cause, then resume it with"
-                f" workflow.resume({run_id!r})",
-                run_id,
-            )
-        raise self.exception_of(run_id, ended.error, ended.step)
-
-    def exception_of(self, run_id: str, error: Error, step: str | None) -> BaseException:
-        """The user's own exception again, with a note; else a WorkflowExecutionError."""
-        note = (
-            f"Raised in step {step!r} of run {run_id!r}. What has finished is kept, and"
-            f" workflow.resume({run_id!r}) tries the rest again, with the code as it was recorded:"
-            " changed code needs another id."
-        )
-        found = decode_error(error, self.objects)
-        if found is None:
-            found = WorkflowExecutionError(
-                f"step {step!r} of run {run_id!r} failed: {error.type}: {error.text}",
-                run_id,
-                error_type=error.type,
-                error_text=error.text,
-                traceback=error.traceback,
-            )
-        if error.traceback:
-            found.add_note("In the step:\n" + error.traceback.rstrip())
-        found.add_note(note)
-        return found
-
     # -- the controller and the end -------------------------------------------------------------
+
+    def find_controller(self) -> Controller | None:
+        """The controller of the home; None for one in memory, which has none."""
+        return self.link
 
     @property
     def link(self) -> Link | None:
@@ -678,7 +514,7 @@ class App:
             return
         if self._link is not None:
             self._link.close()
-        self._lookout.close()
+        self.ends.close()
         self.engines.close()
         self.journal.close()
 
@@ -764,8 +600,3 @@ def _new_run(number: int, planned: Planned, now: float, environment: Environment
         is_actor=planned.is_actor,
         group=planned.group,
     )
-
-
-def _no_result(run_id: str, name: str | None, timeout_s: float | None) -> TimeoutError:
-    what = f"step {name!r} of run {run_id!r}" if name else f"run {run_id!r}"
-    return TimeoutError(f"{what} has no result after {timeout_s or 0:g} s")

@@ -590,7 +590,7 @@ def test_a_run_that_changes_while_it_is_taken_over_is_read_again(
 
         weftline.app.read_run = read_and_wait
         app = weftline.app.home()
-        print(app.result_of("an id", app.proceed("an id").wait()))
+        print(app.results.result_of("an id", app.proceed("an id").wait()))
         """,
         reading.path,
     )

@@ -273,7 +273,7 @@ def check(world: World) -> None:
     seed, app = world.seed, world.app
 
     def value(run_id: str) -> object:
-        return app.wait_for(run_id, None, 10.0)
+        return app.results.wait_for(run_id, None, 10.0)
 
     assert value("graph") == [GRAPH]
     assert value("sleeper") == 11

@@ -166,7 +166,7 @@ def test_a_run_goes_on_when_its_driver_has_ended(home: Home, gate: Gate) -> None
     assert home.run("r").summary.status is RunStatus.RUNNING
     gate.open()
     home.wait_for("r", RunStatus.SUCCESSFUL)
-    assert home.app.wait_for("r", None, 10.0) == 2
+    assert home.app.results.wait_for("r", None, 10.0) == 2
 
 
 def test_a_run_goes_on_when_its_driver_was_killed(home: Home, gate: Gate) -> None:
@@ -329,7 +329,7 @@ def test_a_controller_started_by_a_person_goes_on_with_what_was_left(
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, said
     assert "runs that have no engine any more: 1" in said
-    assert home.app.wait_for("r", None, 0.0) == 2
+    assert home.app.results.wait_for("r", None, 0.0) == 2
     assert notes(home.scripts.folder / "first") == ["x"]
 
 
@@ -460,7 +460,7 @@ def test_a_run_that_sleeps_keeps_the_controller(home: Home) -> None:
     first = home.card["engine"]
     home.wait_for("r", RunStatus.SUCCESSFUL)
     assert home.run("r").engine == first
-    assert home.app.wait_for("r", None, 0.0) == "awake"
+    assert home.app.results.wait_for("r", None, 0.0) == "awake"
 
 
 SERVE = """
@@ -718,7 +718,7 @@ def test_news_for_a_run_whose_controller_was_killed_starts_another(home: Home) -
     home.kill()
     assert home.app.signal("r", "news", pack_inline("json", b'"it came"'), key="1")
     assert not home.app.signal("r", "news", pack_inline("json", b'"again"'), key="1")
-    assert home.app.wait_for("r", None, PATIENCE_S) == "it came"
+    assert home.app.results.wait_for("r", None, PATIENCE_S) == "it came"
     # Who is not sure whether it was sent may ask again, also when the run has ended.
     assert not home.app.signal("r", "news", pack_inline("json", b'"again"'), key="1")
     with pytest.raises(WorkflowNotResumableError, match="is SUCCESSFUL"):
@@ -744,7 +744,7 @@ def test_a_paused_run_starts_nothing_until_it_may(home: Home, gate: Gate) -> Non
     eventually(lambda: home.run("r").summary.succeeded == 2, "the second step has ended")
     assert notes(home.scripts.folder / "third") == []
     home.app.unpause("r")
-    assert home.app.wait_for("r", None, PATIENCE_S) == 3
+    assert home.app.results.wait_for("r", None, PATIENCE_S) == 3
 
 
 def test_resuming_is_refused_while_the_run_is_driven(home: Home, gate: Gate) -> None:
@@ -787,7 +787,7 @@ def test_a_run_that_a_driver_left_is_taken_up_when_it_was_resumed(home: Home, ga
     assert home.run("r").creation.detached
     gate.wait_for(1)
     gate.open(2)
-    assert home.app.wait_for("r", None, PATIENCE_S) == 2
+    assert home.app.results.wait_for("r", None, PATIENCE_S) == 2
     assert notes(home.scripts.folder / "first") == ["x"]
 
 

@@ -52,13 +52,13 @@ class Workflow(Composition[T], Generic[T]):
             if record is not None:
                 summary = record.summary
                 done = Ended(summary.status, summary.value, summary.error, None, None)
-                return app.result_of(workflow_id, done)  # type: ignore[no-any-return]
+                return app.results.result_of(workflow_id, done)  # type: ignore[no-any-return]
         run_id = workflow_id or new_id()
         written, objects, warned = to_workflow(self, app.objects, metadata)
         for text in warned:
             warnings.warn(text, stacklevel=2)
         drive = app.start(written, run_id=run_id, objects=objects, warned=warned, quiet=quiet)
-        return app.result_of(run_id, drive.wait())  # type: ignore[no-any-return]
+        return app.results.result_of(run_id, drive.wait())  # type: ignore[no-any-return]
 
     def run_async(
         self, workflow_id: str | None = None, metadata: dict[str, Any] | None = None
@@ -92,7 +92,7 @@ class Workflow(Composition[T], Generic[T]):
         written, _, _ = to_workflow(self, app.objects, None)
         found = app.proceed(run_id, written=written, quiet=quiet)
         ended = found if isinstance(found, Ended) else found.wait()
-        return app.result_of(run_id, ended)  # type: ignore[no-any-return]
+        return app.results.result_of(run_id, ended)  # type: ignore[no-any-return]
 
 
 def submit_many(
