@@ -130,7 +130,7 @@ def many(count: int, threads: int) -> Figures:
         drives: list[Drive] = []
         for n in range(count):
             written, objects, _ = to_workflow(compose(n), app.objects, None)
-            drives.append(app.start(written, run_id=new_id(), objects=objects, quiet=True))
+            drives.append(app.attached.start(written, run_id=new_id(), objects=objects, quiet=True))
         for n, drive in enumerate(drives):
             assert app.results.result_of(drive.run_id, drive.wait()) == n + 3
 

@@ -975,7 +975,7 @@ def test_a_canceled_run_goes_on_when_it_is_resumed(run_id: str, gate: Gate, tmp_
 
     app = opened_home()
     written, objects, _ = to_workflow(second.step(first.step()), app.objects, None)
-    drive = app.start(written, run_id=run_id, objects=objects)
+    drive = app.attached.start(written, run_id=run_id, objects=objects)
     gate.wait_for()
     drive.cancel()
     assert drive.wait().status == "CANCELED"

@@ -749,14 +749,14 @@ def test_a_paused_run_starts_nothing_until_it_may(home: Home, gate: Gate) -> Non
 
 def test_resuming_is_refused_while_the_run_is_driven(home: Home, gate: Gate) -> None:
     begin(home, gate)
-    problem = home.app.resume_many(["r", "nobody"])
+    problem = home.app.detached.resume_many(["r", "nobody"])
     assert [type(each).__name__ for each in problem] == [
         "WorkflowRunningError",
         "WorkflowNotFoundError",
     ]
     gate.open()
     home.wait_for("r", RunStatus.SUCCESSFUL)
-    home.app.resume("r")  # it has its result: nothing happens
+    home.app.detached.resume("r")  # it has its result: nothing happens
     assert home.run("r").summary.status is RunStatus.SUCCESSFUL
 
 
@@ -783,7 +783,7 @@ def test_a_run_that_a_driver_left_is_taken_up_when_it_was_resumed(home: Home, ga
     driver.kill()
     driver.wait()
     assert not home.run("r").creation.detached
-    home.app.resume("r")
+    home.app.detached.resume("r")
     assert home.run("r").creation.detached
     gate.wait_for(1)
     gate.open(2)

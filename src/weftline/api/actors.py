@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from weftline.api.checks import checked_id
 from weftline.api.handles import RunHandle
-from weftline.app import App, Planned, home
+from weftline.app import App, home
 from weftline.authoring.actor import (
     READONLY,
     bind,
@@ -26,6 +26,7 @@ from weftline.code.loads import load_function
 from weftline.codecs.values import decode
 from weftline.core.actions import PythonCall
 from weftline.core.graph import encode_pages
+from weftline.driving.planned import Planned
 from weftline.errors import (
     InvalidWorkflow,
     VirtualActorNotInitializedError,
@@ -263,6 +264,6 @@ def _start(app: App, actor_id: str, cls: type, init: Composition[Any]) -> None:
     written, objects, warned = to_workflow(init, app.objects, None)
     named = replace(written, name=default_name(cls))
     planned = Planned(actor_id, named, lambda ended: None, objects, warned, is_actor=True)
-    refused = app.start_detached([planned])[0]
+    refused = app.detached.start([planned])[0]
     if refused is not None:
         raise refused

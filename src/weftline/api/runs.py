@@ -31,7 +31,7 @@ def resume(workflow_id: str) -> RunHandle[Any]:
     Raises: WorkflowNotFoundError; WorkflowRunningError.
     """
     workflow_id = checked_id(workflow_id)
-    home().resume(workflow_id)
+    home().detached.resume(workflow_id)
     return RunHandle(workflow_id)
 
 
@@ -49,7 +49,7 @@ def resume_all(include_failed: bool = False) -> list[tuple[str, RunHandle[Any]]]
     if not found:
         return []
     resumed: list[tuple[str, RunHandle[Any]]] = []
-    problems = app.resume_many([record.run_id for record in found])
+    problems = app.detached.resume_many([record.run_id for record in found])
     for record, problem in zip(found, problems, strict=True):
         if problem is None:
             resumed.append((record.run_id, RunHandle(record.run_id)))

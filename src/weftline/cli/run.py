@@ -69,7 +69,7 @@ def run_file(
     if record is None:
         if not quiet:
             _say_beginning(run_id, target.title)
-        drive = app.start(
+        drive = app.attached.start(
             written,
             run_id=run_id,
             objects=objects,
@@ -82,7 +82,7 @@ def run_file(
         ).see_through()
     _warn_of_params(run_id, record.creation.metadata.get("params", {}), given)
     with _warnings_told():
-        found = app.proceed(run_id, written=written, follow=not quiet, quiet=quiet)
+        found = app.attached.proceed(run_id, written=written, follow=not quiet, quiet=quiet)
     return _go_on(app, run_id, found, view, quiet=quiet, as_json=as_json)
 
 
@@ -92,7 +92,7 @@ def resume_run(run_id: str, *, quiet: bool, as_json: bool) -> int:
     record_of(app, run_id)
     view = new_view(quiet=quiet, stdout_is_result=as_json)
     with _warnings_told():
-        found = app.proceed(run_id, follow=not quiet, quiet=quiet)
+        found = app.attached.proceed(run_id, follow=not quiet, quiet=quiet)
     return _go_on(app, run_id, found, view, quiet=quiet, as_json=as_json)
 
 

@@ -199,7 +199,7 @@ class Adoption:
             outcome.listen,
             environment=environment,
             warnings=noted,
-            lost=run.find_lost(self._app.is_there),
+            lost=self._app.records.find_lost(run),
             detached=True,
             on_accepted=outcome.accept,
         )

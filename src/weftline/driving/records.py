@@ -4,19 +4,22 @@ from weftline.core.events import RunStatus, RunSubmitted, decode_event
 from weftline.core.graph import Graph, decode_pages
 from weftline.core.run import Run
 from weftline.core.state import StepState
-from weftline.core.values import Packed
+from weftline.core.values import Packed, objects_of
 from weftline.driving.engines import Engines
 from weftline.driving.owners import OPEN, Owners
 from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.errors import WorkflowNotFoundError, WorkflowRunningError
-from weftline.ports import RunRecord, WholeJournal
+from weftline.ports import ObjectStore, RunRecord, WholeJournal
 
 
 class Records:
     """The runs of a home, whoever drives them. Nothing here lets one go on."""
 
-    def __init__(self, journal: WholeJournal, engines: Engines, owners: Owners) -> None:
-        self._journal, self._engines, self._owners = journal, engines, owners
+    def __init__(
+        self, journal: WholeJournal, objects: ObjectStore, engines: Engines, owners: Owners
+    ) -> None:
+        self._journal, self._objects = journal, objects
+        self._engines, self._owners = engines, owners
 
     def get_run(self, run_id: str) -> RunRecord:
         """The run's row. Raises: WorkflowNotFoundError."""
@@ -35,6 +38,11 @@ class Records:
             return False
         run = read_run(self._journal, record.run_id, to_drive=True).run
         return run.finished is RunStatus.SUCCESSFUL
+
+    def find_lost(self, run: Run) -> tuple[int, ...]:
+        """The steps that must be carried out again, since volatile values are gone that are still
+        needed."""
+        return run.find_lost(lambda value: all(map(self._objects.exists, objects_of(value))))
 
     def find_step(self, run_id: str, name: str) -> tuple[Run, StepState] | None:
         """The step of this name, as it stands, and the run of which it is one, also of an actor
