@@ -176,7 +176,7 @@ class World:
             self.posted += 1
             value = msgspec.json.encode(["inline", "json", self.posted])
             for _ in range(2):
-                self.app.signal("signaled", "news", value, (), f"news {self.posted}")
+                self.app.steering.signal("signaled", "news", value, (), f"news {self.posted}")
 
     def events(self, run_id: str) -> list[tuple[float, Event]]:
         reader = RunReader(self.app.journal, run_id)

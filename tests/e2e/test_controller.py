@@ -681,9 +681,9 @@ def test_what_a_driver_declares_is_there_for_its_runs(home: Home) -> None:
 
 def test_a_canceled_run_ends_at_once_and_starts_nothing_more(home: Home, gate: Gate) -> None:
     begin(home, gate)
-    home.app.cancel("r")
+    home.app.steering.cancel("r")
     assert home.run("r").summary.status is RunStatus.CANCELED
-    home.app.cancel("r")  # once more changes nothing
+    home.app.steering.cancel("r")  # once more changes nothing
     gate.open()
     assert notes(home.scripts.folder / "second") == []
 
@@ -695,11 +695,11 @@ def test_a_run_without_a_driver_is_canceled_by_whoever_asks(home: Home, gate: Ga
     gate.wait_for(1)
     driver.kill()
     driver.wait()
-    home.app.cancel("r")
+    home.app.steering.cancel("r")
     assert home.run("r").summary.status is RunStatus.CANCELED
     assert home.pid is None  # nobody was needed for that
     with pytest.raises(WorkflowNotResumableError, match="is CANCELED"):
-        home.app.signal("r", "news", pack_inline("json", b"1"))
+        home.app.steering.signal("r", "news", pack_inline("json", b"1"))
 
 
 def test_news_for_a_run_whose_controller_was_killed_starts_another(home: Home) -> None:
@@ -716,13 +716,13 @@ def test_news_for_a_run_whose_controller_was_killed_starts_another(home: Home) -
         variables=IDLE_S,
     )
     home.kill()
-    assert home.app.signal("r", "news", pack_inline("json", b'"it came"'), key="1")
-    assert not home.app.signal("r", "news", pack_inline("json", b'"again"'), key="1")
+    assert home.app.steering.signal("r", "news", pack_inline("json", b'"it came"'), key="1")
+    assert not home.app.steering.signal("r", "news", pack_inline("json", b'"again"'), key="1")
     assert home.app.results.wait_for("r", None, PATIENCE_S) == "it came"
     # Who is not sure whether it was sent may ask again, also when the run has ended.
-    assert not home.app.signal("r", "news", pack_inline("json", b'"again"'), key="1")
+    assert not home.app.steering.signal("r", "news", pack_inline("json", b'"again"'), key="1")
     with pytest.raises(WorkflowNotResumableError, match="is SUCCESSFUL"):
-        home.app.signal("r", "news", pack_inline("json", b"1"), key="2")
+        home.app.steering.signal("r", "news", pack_inline("json", b"1"), key="2")
 
 
 def test_a_paused_run_starts_nothing_until_it_may(home: Home, gate: Gate) -> None:
@@ -738,12 +738,12 @@ def test_a_paused_run_starts_nothing_until_it_may(home: Home, gate: Gate) -> Non
         variables=IDLE_S,
     )
     gate.wait_for(1)
-    home.app.pause("r")
+    home.app.steering.pause("r")
     home.wait_for("r", RunStatus.PAUSED)
     gate.open()
     eventually(lambda: home.run("r").summary.succeeded == 2, "the second step has ended")
     assert notes(home.scripts.folder / "third") == []
-    home.app.unpause("r")
+    home.app.steering.unpause("r")
     assert home.app.results.wait_for("r", None, PATIENCE_S) == 3
 
 

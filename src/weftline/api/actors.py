@@ -203,7 +203,7 @@ class ActorMethod:
         call = uuid.uuid4().hex
         handle: RunHandle[Any] = RunHandle(self._actor_id, call)
         listener = handle.followed().settle
-        app.call_actor(self._actor_id, pages[0], call, lowered.objects, listener)
+        app.steering.call_actor(self._actor_id, pages[0], call, lowered.objects, listener)
         return handle
 
 

@@ -64,7 +64,7 @@ class RunHandle(Future[T], Generic[T]):
         Returns: whether it is CANCELED now; it may have ended just before.
         """
         app = home()
-        app.cancel(self.workflow_id)
+        app.steering.cancel(self.workflow_id)
         return app.owners.status_of(app.records.get_run(self.workflow_id)) is RunStatus.CANCELED
 
     def __await__(self) -> Generator[Any, None, T]:

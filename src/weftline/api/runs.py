@@ -65,7 +65,7 @@ def cancel(workflow_id: str) -> None:
     `resume_all` leaves it alone; `resume` lets it go on.
     Raises: WorkflowNotFoundError; TypeError for an id that is no str.
     """
-    home().cancel(checked_id(workflow_id))
+    home().steering.cancel(checked_id(workflow_id))
 
 
 def pause(workflow_id: str) -> None:
@@ -73,12 +73,12 @@ def pause(workflow_id: str) -> None:
 
     Raises: WorkflowNotFoundError; ValueError for one that has ended.
     """
-    home().pause(checked_id(workflow_id))
+    home().steering.pause(checked_id(workflow_id))
 
 
 def unpause(workflow_id: str) -> None:
     """Let steps of a paused run start again. Raises: WorkflowNotFoundError."""
-    home().unpause(checked_id(workflow_id))
+    home().steering.unpause(checked_id(workflow_id))
 
 
 def signal(
@@ -96,7 +96,7 @@ def signal(
         idempotency_key = checked_name(idempotency_key, "an idempotency key")
     app = home()
     encoded = encode(payload, app.objects, f"the payload of signal {name!r}")
-    return app.signal(workflow_id, name, encoded.packed, encoded.objects, idempotency_key)
+    return app.steering.signal(workflow_id, name, encoded.packed, encoded.objects, idempotency_key)
 
 
 def get_output(workflow_id: str, *, name: str | None = None) -> RunHandle[Any]:
