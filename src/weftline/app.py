@@ -67,7 +67,7 @@ class App:
         self.detached = Detached(
             self.journal, self.engines, self.owners, self.records, self.ends, find_controller
         )
-        self.steering = Steering(self.journal, self.owners, self.records, self.ends, self.detached)
+        self.steering = Steering(self.journal, self.records, self.ends, self.detached)
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._pid = os.getpid()

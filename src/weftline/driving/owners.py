@@ -38,10 +38,6 @@ class Owners:
             return self._engines.drives(run_id) is not None
         return self._journal.is_alive(engine)
 
-    def is_owned(self, record: RunRecord) -> bool:
-        """Whether it has an owner that lives, and takes in what is posted for it."""
-        return record.engine is not None and self._journal.is_alive(record.engine)
-
     def is_elsewhere(self, record: RunRecord) -> bool:
         """Whether it is a run that controllers drive, and that this process does not."""
         is_open = record.summary.status in OPEN and record.creation.detached

@@ -1,6 +1,7 @@
 """News for runs, whoever drives them: cancel, pause, signals, and calls of actors."""
 
 import time
+from collections.abc import Collection
 
 import msgspec
 
@@ -9,13 +10,15 @@ from weftline.core.values import Packed
 from weftline.driving.controllers import Listener
 from weftline.driving.detached import Detached
 from weftline.driving.ends import Ends
-from weftline.driving.owners import Owners
 from weftline.driving.records import Records
 from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import read_run
 from weftline.errors import WorkflowNotFoundError, WorkflowNotResumableError
-from weftline.ports import ActorCall, InboxKind, Signal, WholeJournal
+from weftline.ports import ActorCall, InboxKind, Posted, Signal, WholeJournal
+
+ENDED = (RunStatus.SUCCESSFUL, RunStatus.CANCELED)
+"""How runs stand in which nothing waits for a signal any more, but for actors that rest."""
 
 PATIENCE_CANCEL_S = 10.0
 """How long `cancel` waits for the run's end."""
@@ -27,12 +30,11 @@ class Steering:
     def __init__(
         self,
         journal: WholeJournal,
-        owners: Owners,
         records: Records,
         ends: Ends,
         detached: Detached,
     ) -> None:
-        self._journal, self._owners, self._records = journal, owners, records
+        self._journal, self._records = journal, records
         self._ends, self._detached = ends, detached
 
     def cancel(self, run_id: str, timeout_s: float = PATIENCE_CANCEL_S) -> None:
@@ -91,6 +93,11 @@ class Steering:
         whether this one does.
         Raises: WorkflowNotFoundError, WorkflowNotResumableError when the run has ended for good.
         """
+        body = msgspec.json.encode(Signal(name, msgspec.Raw(value), objects))
+        # One transaction for nearly all of them; what has ended is looked at more closely.
+        posted = self._post(run_id, InboxKind.SIGNAL, body, key, unless=ENDED)
+        if posted.status not in ENDED:
+            return posted.counts
         record = self._records.get_run(run_id)
         status = record.summary.status
         if status is RunStatus.CANCELED or self._records.is_over(record):
@@ -98,19 +105,28 @@ class Steering:
                 return False
             text = f"run {run_id!r} is {status}: nothing in it waits for a signal any more"
             raise WorkflowNotResumableError(text, run_id)
-        body = msgspec.json.encode(Signal(name, msgspec.Raw(value), objects))
-        return self._post(run_id, InboxKind.SIGNAL, body, key)
+        return self._post(run_id, InboxKind.SIGNAL, body, key).counts
 
-    def _post(self, run_id: str, kind: InboxKind, body: bytes, key: str | None = None) -> bool:
-        """Put news into the run's inbox, and see that somebody takes it in; whether it counts.
+    def _post(
+        self,
+        run_id: str,
+        kind: InboxKind,
+        body: bytes,
+        key: str | None = None,
+        *,
+        unless: Collection[RunStatus] = (),
+    ) -> Posted:
+        """Put news into the run's inbox, unless its status is one of `unless`, and see that
+        somebody takes it in.
 
         Raises: WorkflowNotFoundError, ControllerUnavailable (the news is kept all the same).
         """
-        counts = self._journal.post(run_id, kind, body, key)
-        if counts is None:
+        posted = self._journal.post(run_id, kind, body, key, unless=unless)
+        if posted is None:
             raise WorkflowNotFoundError(f"No such workflow_id {run_id}", run_id)
-        self._wake_owner(run_id)
-        return counts
+        if posted.status not in unless and not self._is_alive(posted.engine):
+            self._wake_owner(run_id)
+        return posted
 
     def call_actor(
         self, run_id: str, steps: bytes, call: str, objects: tuple[str, ...], listener: Listener
@@ -134,20 +150,21 @@ class Steering:
         self._post(run_id, InboxKind.CALL, body)
 
     def _wake_owner(self, run_id: str) -> None:
-        """See that what was posted for the run is taken in, if it has no living owner: by a
+        """See that what was posted for a run without a living owner is taken in: by a
         controller where the run is one that controllers drive, and where it goes on by itself;
         else as far as that can be done from here.
 
         Raises: WorkflowNotFoundError, ControllerUnavailable.
         """
         record = self._records.get_run(run_id)
-        if self._owners.is_owned(record):
-            return  # its bell has rung
         if record.creation.detached and read_run(self._journal, run_id, to_drive=True).run.is_open:
             problem = self._detached.carry_on(run_id)
             if problem is None:
                 return
-            record = self._records.get_run(run_id)
-            if self._owners.is_owned(record):
+            if self._is_alive(self._records.get_run(run_id).engine):
                 return  # somebody was faster
         take_in(self._journal, run_id)
+
+    def _is_alive(self, engine: str | None) -> bool:
+        """Whether it is an engine that lives, whose bell has rung."""
+        return engine is not None and self._journal.is_alive(engine)
