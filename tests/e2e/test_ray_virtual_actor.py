@@ -3,9 +3,6 @@
 Each test is named after its row in Ray's own suite (`test_virtual_actor.py` there).
 """
 
-# What a class decorator returns is of no account to mypy.
-# mypy: disable-error-code="attr-defined, call-arg, arg-type"
-
 import json
 from pathlib import Path
 from typing import Any
@@ -235,7 +232,7 @@ def test_classes_and_methods_are_not_called_directly(run_id: str) -> None:
     with pytest.raises(TypeError, match=r"\.get_or_create"):
         Counter(1)
     with pytest.raises(TypeError, match="cannot be called directly"):
-        Counter.add(1)
+        Counter.add(1)  # type: ignore[call-arg, arg-type]
     actor = Counter.get_or_create(run_id, 1)
     for method in (actor.add, actor.get):
         with pytest.raises(TypeError, match=r"\.run\("):
@@ -302,7 +299,7 @@ def test_a_readonly_method_may_not_return_steps(run_id: str) -> None:
 
         @workflow.virtual_actor.readonly
         def compose(self) -> Any:
-            return self.get.step()
+            return self.get.step()  # type: ignore[attr-defined]
 
     actor = Reader.get_or_create(run_id)
     actor.ready().result(PATIENCE_S)

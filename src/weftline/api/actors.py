@@ -3,7 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, ParamSpec
 
 from msgspec.structs import replace
 
@@ -34,11 +34,13 @@ from weftline.errors import (
     WorkflowRunningError,
 )
 
+P = ParamSpec("P")
+
 
 class _Decorator:
     """`@workflow.virtual_actor` for a class, `@workflow.virtual_actor.readonly` for a method."""
 
-    def __call__(self, cls: type) -> "ActorClass":
+    def __call__(self, cls: Callable[P, object]) -> "ActorClass[P]":
         """Make a virtual actor of a class: `get_or_create` makes and finds its instances.
 
         The state is what `__getstate__` gives and `__setstate__` takes, or the instance's
@@ -59,10 +61,11 @@ class _Decorator:
 virtual_actor = _Decorator()
 
 
-class ActorClass:
-    """A class as a virtual actor."""
+class ActorClass(Generic[P]):
+    """A class as a virtual actor, whose `__init__` takes the parameters `P`."""
 
-    def __init__(self, cls: type) -> None:
+    def __init__(self, cls: Callable[P, object]) -> None:
+        assert isinstance(cls, type)
         self._cls = cls
         self.__doc__, self.__name__ = cls.__doc__, cls.__name__
         self.__module__, self.__qualname__ = cls.__module__, cls.__qualname__
@@ -96,7 +99,7 @@ class ActorClass:
     def __repr__(self) -> str:
         return f"<virtual actor class {self._cls.__qualname__!r}>"
 
-    def get_or_create(self, actor_id: str, /, *args: Any, **kwargs: Any) -> "VirtualActor":
+    def get_or_create(self, actor_id: str, /, *args: P.args, **kwargs: P.kwargs) -> "VirtualActor":
         """The actor of this id. If there is none its `__init__` is started with the arguments;
         when this returns that is recorded, and `ready()` tells when it has ended.
 
