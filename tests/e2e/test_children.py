@@ -855,7 +855,11 @@ class Engine:
             [sys.executable, "-c", textwrap.dedent(ENGINE), str(home), gate.path],
             env={**os.environ, "PYTHONPATH": path},
         )
-        found = dict(line.split() for line in gate.wait_for(2))
+        try:
+            found = dict(line.split() for line in gate.wait_for(2))
+        except BaseException:
+            self.kill()
+            raise
         self.child, self.escaped = int(found["child"]), int(found["escaped"])
 
     def kill(self) -> None:
@@ -872,24 +876,27 @@ def test_children_die_with_their_engine(engine: Engine) -> None:
 
 
 def test_orphans_of_a_dead_engine_are_ended(engine: Engine, tmp_path: Path) -> None:
-    bystander = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as bystander:
+        end_what_is_left(engine, tmp_path / "copy")
+        assert bystander.poll() is None
+    end_orphans(engine.home, "dead")  # may be repeated
+
+
+def end_what_is_left(engine: Engine, copy: Path) -> None:
     assert files(engine.home / "engines") == ["dead.child-1", "dead.child-2"]
     engine.kill()
     end_orphans(engine.home, "dea")
     end_orphans(engine.home, "another")
     assert is_alive(engine.escaped)
     # In a copy of the home they are nobody's.
-    shutil.copytree(engine.home / "engines", tmp_path / "copy" / "engines")
-    end_orphans(tmp_path / "copy", "dead")
+    shutil.copytree(engine.home / "engines", copy / "engines")
+    end_orphans(copy, "dead")
     assert is_alive(engine.escaped)
-    assert files(tmp_path / "copy" / "engines") == []
+    assert files(copy / "engines") == []
     end_orphans(engine.home, "dead")
     assert not is_alive(engine.escaped)
     assert not is_alive(engine.child)
     assert files(engine.home / "engines") == []
-    assert bystander.poll() is None
-    bystander.communicate()
-    end_orphans(engine.home, "dead")  # may be repeated
 
 
 def test_a_child_that_outlives_its_engine_is_ended_by_its_lock(tmp_path: Path) -> None:
@@ -899,18 +906,17 @@ def test_a_child_that_outlives_its_engine_is_ended_by_its_lock(tmp_path: Path) -
         "import fcntl, os, sys; file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT);"
         " fcntl.lockf(file, fcntl.LOCK_EX); print('locked', flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", source, str(lock)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == b"locked\n"
-    end_orphans(tmp_path, "dead")
-    assert holder.wait() == -signal.SIGKILL
-    assert not lock.exists()
-    holder.communicate()
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        end_orphans(tmp_path, "dead")
+        assert holder.wait() == -signal.SIGKILL
+        assert not lock.exists()
 
 
 def test_locks_say_which_children_live(attempts: Attempts, gate: Gate, tmp_path: Path) -> None:

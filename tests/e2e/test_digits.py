@@ -52,8 +52,8 @@ class Desk:
 
     def run(self, *options: str) -> str:
         """What a run that ends well prints."""
-        process = self.start(*options)
-        printed, _ = process.communicate()
+        with self.start(*options) as process:
+            printed, _ = process.communicate()
         assert process.returncode == 0, printed
         return printed
 
