@@ -36,8 +36,10 @@ from weftline.ports import (
     Succeeded,
     TimedOut,
 )
-from weftline.workers import children as children_module
+from weftline.workers import dispatch as dispatch_module
+from weftline.workers import environments as environments_module
 from weftline.workers import logs as logs_module
+from weftline.workers import oversight as oversight_module
 from weftline.workers.children import Children
 from weftline.workers.orphans import end_orphans
 from weftline.workers.pool import MAX_CHILDREN
@@ -105,8 +107,8 @@ def send_together(attempts: Attempts, made: list[Attempt]) -> None:
     """Send them to an idle child in one frame, however many an executor would send."""
     executor: Any = attempts.executor
     kind = executor._lanes.kind_of(attempts.lane(made[0]))
-    [child] = executor._occupy(kind.group, (1, 0))
-    executor._send(child, made)
+    [child] = executor._dispatch._occupy(kind.group, (1, 0))
+    executor._dispatch._send(child, made)
 
 
 # -- death --------------------------------------------------------------------------------------
@@ -662,7 +664,8 @@ def test_children_stay_warm_for_what_is_alike_and_make_way_for_the_rest(make: Ma
 def test_many_idle_children_become_few(
     make: Maker, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(children_module, "SURPLUS_AFTER_S", 0.0)
+    for module in (dispatch_module, oversight_module):
+        monkeypatch.setattr(module, "SURPLUS_AFTER_S", 0.0)
     attempts = make(num_cpus=1)
     nothing = Placement(num_cpus=0)
     made = [attempts.make(pass_gate, gate.path, str(number)) for number in range(6)]
@@ -678,7 +681,8 @@ def test_many_idle_children_become_few(
 def test_a_child_that_does_not_come_to_its_end_is_ended(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(children_module, "EXIT_WITHIN_S", 0.1)
+    for module in (environments_module, oversight_module):
+        monkeypatch.setattr(module, "EXIT_WITHIN_S", 0.1)
     attempts = make(num_cpus=1)
 
     def leave_a_thread() -> int:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,8 +114,8 @@ def test_a_step_within_its_limit_is_left_alone(
             looks.append(limit)
             return super().excess(session, limit)
 
-    executor = attempts.executor
-    monkeypatch.setattr(executor, "_sessions", Counting())
+    executor: Any = attempts.executor
+    monkeypatch.setattr(executor._oversight, "_sessions", Counting())
     attempt = attempts.make(pass_gate, gate.path)
     attempts.start(attempt, placement=LIMITED)
     attempts.wait_for(lambda reports: reports and len(looks) > 3)
