@@ -417,17 +417,21 @@ class App:
         not hold up.
         """
         record = self.journal.find_run(run_id)
-        if record is not None and self._is_for_controller(record):
+        if record is not None and self.is_for_controller(record):
             link = self.link
             assert link is not None
             link.watch(run_id, name, lambda news: self._tell(run_id, name, listener, news))
         else:
             self._lookout.watch(run_id, name, listener)
 
-    def _is_for_controller(self, record: RunRecord) -> bool:
-        """Whether a controller drives the run, or should."""
-        is_open = record.summary.status in OPEN and record.creation.detached
-        return is_open and self.link is not None and not self._is_ours(record.engine)
+    def is_for_controller(self, record: RunRecord) -> bool:
+        """Whether a controller drives the run, or should: one that is held waits for a person."""
+        if not record.creation.detached or self.link is None or self._is_ours(record.engine):
+            return False
+        status = record.summary.status
+        if status is RunStatus.RESUMABLE:  # which of the two it is, its journal tells
+            return self.read(record.run_id).run.held is None
+        return status in OPEN
 
     def _is_ours(self, engine: str | None) -> bool:
         return self._shared is not None and self._shared.engine_id == engine
@@ -650,7 +654,7 @@ class App:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         if timeout_s is None or timeout_s > 0:
             record = self.get_run(run_id)
-            if self._is_for_controller(record):
+            if self.is_for_controller(record):
                 ended = self._hear(run_id, name, timeout_s)
                 if ended is not None:
                     return self.result_of(run_id, ended, name)

@@ -43,6 +43,7 @@ from weftline.cli.unfinished import (
 )
 from weftline.cli.waits import wait_document
 from weftline.core.events import RunStatus
+from weftline.core.waiting import WaitingFor
 from weftline.ports import RunRecord
 
 SHOWN_RUNS = 20
@@ -205,6 +206,12 @@ def _say_runs(
     if counts[RunStatus.RESUMABLE]:
         hint = command("weft", "runs", "resume")
         say_note(f"`{hint} ID` lets a RESUMABLE run go on")
+    if any(wait.kind is WaitingFor.CONTROLLER for each in runs for wait in each.waits):
+        hint = command("weft", "controller")
+        say_note(
+            f"`{hint}` goes on with those that wait for one; so does the next program that"
+            " starts a run in the background, or waits for one"
+        )
 
 
 def _driver_text(
