@@ -45,6 +45,7 @@ FLOOR = {
     "server": 5,
     "__init__": 6,
     "cli": 6,
+    "mypy_plugin": 6,
     "workflow": 6,
 }
 

@@ -61,7 +61,7 @@ class Desk:
         """The run as its journal has it; nobody drives it any more."""
         app = App(load_settings({"storage": str(self.home)}, {}))
         try:
-            return app.read("demo").run
+            return app.records.read("demo").run
         finally:
             app.close()
 

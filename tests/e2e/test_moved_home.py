@@ -22,8 +22,8 @@ from tests.e2e.conftest import (
     kill_controller,
     notes,
 )
-from weftline.app import environment_here, usable_environment
 from weftline.core.environment import Environment
+from weftline.driving.environment import environment_here, usable_environment
 from weftline.errors import OtherPython
 from weftline.filelocks import find_holder
 

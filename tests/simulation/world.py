@@ -841,7 +841,7 @@ class World:
         posted = self.store.post(run_id, kind, body, key)
         if posted is None:
             return False
-        if posted:
+        if posted.counts:
             self.audit.news[self.store._posted] = NewsPosted(run_id, kind, name)
             self.note("post", run_id, kind, name)
         else:
