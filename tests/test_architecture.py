@@ -29,6 +29,7 @@ FLOOR = {
     "control": 2,
     "config": 2,
     "filelocks": 2,
+    "folders": 2,
     "ports": 2,
     "wire": 2,
     "adapters": 3,

@@ -101,12 +101,12 @@ class Home:
     def wait_for(self, run_id: str, status: RunStatus) -> None:
         eventually(lambda: self.run(run_id).summary.status is status, f"{run_id} is {status}")
 
-    def kill(self) -> int:
-        """SIGKILL the controller; its id."""
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """End the controller by a signal; its id."""
         pid = self.pid
         assert pid is not None
         handle = os.pidfd_open(pid)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         assert select.select([handle], [], [], PATIENCE_S)[0]
         os.close(handle)
         return pid
@@ -317,6 +317,28 @@ def test_the_next_call_replaces_a_killed_controller_and_goes_on(home: Home, gate
     home.wait_for("r", RunStatus.SUCCESSFUL)
     assert notes(home.scripts.folder / "first") == ["x"]  # it had ended: it does not run again
     assert notes(home.scripts.folder / "second") == ["x"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_who_asks_for_the_output_of_a_detached_run_replaces_its_controller(
+    home: Home, gate: Gate, number: signal.Signals
+) -> None:
+    begin(home, gate)
+    ended = home.kill(number)
+    assert home.app.owners.status_of(home.run("r")) is RunStatus.RESUMABLE
+    asking = home.scripts.start(
+        """
+        from weftline import workflow
+
+        print(workflow.get_output("r").result())
+        """,
+        variables=IDLE_S,
+    )
+    assert gate.wait_for(1) == ["second"]  # tried again: it had not ended
+    assert home.pid not in (None, ended)
+    gate.open(2)
+    assert home.scripts.end(asking)[0] == "2\n"
+    assert notes(home.scripts.folder / "first") == ["x"]
 
 
 def test_a_controller_started_by_a_person_goes_on_with_what_was_left(

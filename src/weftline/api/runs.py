@@ -100,14 +100,18 @@ def signal(
 
 
 def get_output(workflow_id: str, *, name: str | None = None) -> RunHandle[Any]:
-    """A handle on the value of a run, or of its step `name`; never starts anything.
+    """A handle on the value of a run, or of its step `name`; never resumes anything.
 
+    A run that was started detached goes on by itself: where its controller has died, waiting for
+    the value starts a new one.
     Raises: WorkflowNotFoundError; ValueError for a RESUMABLE or CANCELED run without a name.
     """
     workflow_id = checked_id(workflow_id)
     app = home()
-    status = app.owners.status_of(app.records.get_run(workflow_id))
-    if name is None and status in (RESUMABLE, CANCELED):
+    record = app.records.get_run(workflow_id)
+    status = app.owners.status_of(record)
+    goes_on = status is RESUMABLE and app.link is not None and app.owners.is_elsewhere(record)
+    if name is None and status in (RESUMABLE, CANCELED) and not goes_on:
         raise WorkflowNotResumableError(
             f"run {workflow_id!r} is {status} and has no result: resume it first", workflow_id
         )

@@ -51,7 +51,9 @@ def read_unfinished(app: App, record: RunRecord) -> Unfinished:
     status = app.owners.status_of(record)
     is_driven = status is not RunStatus.RESUMABLE
     running = running_of(reader.run, events) if is_driven else []
-    return Unfinished(record, status, True, running, waits_of(reader.run, time.time(), status))
+    detached = record.creation.detached
+    waits = waits_of(reader.run, time.time(), status, is_detached=detached)
+    return Unfinished(record, status, True, running, waits)
 
 
 def unread(app: App, record: RunRecord) -> Unfinished:

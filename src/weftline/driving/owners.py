@@ -4,6 +4,7 @@ from pathlib import Path
 
 from weftline.core.events import RunStatus
 from weftline.driving.engines import Engines
+from weftline.engine.recovery import read_run
 from weftline.errors import WorkflowRunningError
 from weftline.ports import RunRecord, WholeJournal
 from weftline.workers.orphans import end_orphans
@@ -39,9 +40,13 @@ class Owners:
         return self._journal.is_alive(engine)
 
     def is_elsewhere(self, record: RunRecord) -> bool:
-        """Whether it is a run that controllers drive, and that this process does not."""
-        is_open = record.summary.status in OPEN and record.creation.detached
-        return is_open and not self._engines.is_shared(record.engine)
+        """Whether it is a run that controllers drive, or will, and that this process does not."""
+        if not record.creation.detached or self._engines.is_shared(record.engine):
+            return False
+        status = record.summary.status
+        if status is RunStatus.RESUMABLE:  # let go of, or held: its journal tells which
+            return read_run(self._journal, record.run_id).run.held is None
+        return status in OPEN
 
     def make_free(self, record: RunRecord) -> None:
         """See that nobody drives the run any more, and end what a dead engine left behind.

@@ -13,7 +13,6 @@ from weftline.adapters.journal.bells import Bell, ring
 from weftline.adapters.journal.database import (
     HomeDatabase,
     end_transaction,
-    make_home,
     unusable_home,
 )
 from weftline.adapters.journal.locks import EngineLocks
@@ -61,6 +60,7 @@ from weftline.core.environment import Environment
 from weftline.core.events import RunStatus
 from weftline.core.values import Error
 from weftline.errors import CommitUnknown, StorageError
+from weftline.folders import make_private
 from weftline.ports import (
     FROM_BASE,
     Batch,
@@ -140,7 +140,7 @@ class SqliteJournal:
 
     def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:
         try:
-            make_home(self._database.home)
+            make_private(self._database.home)
             self._engines.register(engine)
             self._registered.add(engine)  # from here on it is to be released
             if on_news is not None:
