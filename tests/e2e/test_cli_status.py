@@ -76,6 +76,7 @@ def test_that_there_is_hardly_any_room_left_is_told(
     weft("run", "flow.py", "--id", "good", "-q")
     monkeypatch.setenv("WEFTLINE_HOME", str(weft.folder / "home"))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=5_000_000))
+    monkeypatch.setattr("weftline.app._app", None)  # other tests of this process have a home open
     try:
         assert show_status(all_runs=False, as_json=False) == 0
     finally:
