@@ -230,7 +230,7 @@ def picture(run: Run) -> dict[str, Any]:
             run.is_paused, run.cancel_requested, run.unfinished, run.succeeded,
             run.submitted_at, run.started_at, run.ended_at, run.warnings, run.names,
             run.is_pending, run.is_actor, run.group, run.state, run.laid_down, run.volatile,
-            run.name_counts(), run.is_at_rest, _unclaimed(run),
+            run.name_counts(), run.is_at_rest, run.signals.kept(),
         ),
         "steps": [
             (
@@ -242,10 +242,6 @@ def picture(run: Run) -> dict[str, Any]:
         ],
         "scopes": [(scope.owner, scope.first, scope.count, scope.closed) for scope in run.scopes],
     }  # fmt: skip
-
-
-def _unclaimed(run: Run) -> dict[str, list[Packed]]:
-    return {name: list(values) for name, values in run._signals.items() if values}
 
 
 def _as_recorded(run: Run, step: StepState) -> tuple[StepStatus, StepStatus]:

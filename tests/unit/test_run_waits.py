@@ -110,7 +110,7 @@ def test_signals_are_given_out_in_the_order_in_which_they_came() -> None:
         send(book, n)
     assert book.begin_wait("u") == [ended(1, packed(1))]
     assert book.begin_wait("w") == [ended(2, packed(2))]
-    assert list(book.reread()._signals) == ["news"]
+    assert list(book.reread().signals.kept()) == ["news"]
     check(book)
 
 

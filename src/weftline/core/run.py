@@ -51,6 +51,7 @@ from weftline.core.graph import (
 )
 from weftline.core.names import Names
 from weftline.core.policy import DEFAULT_POLICY
+from weftline.core.signals import Signals
 from weftline.core.state import (
     CANCELED,
     FAILED,
@@ -118,9 +119,7 @@ class Run:
         self._names = Names()
         self._due: deque[Event] = deque()
         self._later: list[tuple[float, int]] = []
-        self._signals: dict[str, deque[Packed]] = {}  # that nobody has waited for yet
-        self._waiting_for: dict[str, deque[int]] = {}  # steps, by the name of their signal
-        self._matched: dict[str, None] = {}  # names for which there may be both, in order
+        self.signals = Signals()
         self._edges: dict[int, int] = {}  # waits for steps, and how many inputs each began with
         self._dooms: dict[int, list[int]] = {}  # a failed step, and all that get no value by it
         self._hopeless: dict[int, list[int]] = {}  # the same the other way round
@@ -305,24 +304,13 @@ class Run:
             return None
         if self.cancel_requested:
             return RunFinished(status=RunStatus.CANCELED)
-        if self._matched and (answer := self._answer_of_signal()) is not None:
-            return answer
+        if self.signals.fresh and (match := self.signals.match(self._is_waiting)) is not None:
+            return WaitEnded(step=match[0], value=Raw(match[1]))
         if self.is_actor or not self.steps:
             return None
         # What a wait for steps left, and nobody took up, is not waited for.
         if self.unfinished == 0 or (self._edges and self.scopes[0].delivered):
             return RunFinished(status=RunStatus.SUCCESSFUL)
-        return None
-
-    def _answer_of_signal(self) -> Event | None:
-        """The end of a wait whose signal has come."""
-        for name in list(self._matched):
-            values = self._signals.get(name)
-            waiting = (n for n in self._waiting_for.get(name, ()) if self._is_waiting(n))
-            number = next(waiting, None) if values else None
-            if values and number is not None:
-                return WaitEnded(step=number, value=Raw(values[0]))
-            del self._matched[name]
         return None
 
     def _is_waiting(self, number: int) -> bool:
@@ -370,7 +358,7 @@ class Run:
 
     def lay_down(self) -> ActorRested:
         """The event that leaves the steps of an actor at rest behind it."""
-        signals = {name: [Raw(value) for value in values] for name, values in self._signals.items()}
+        signals = {name: list(map(Raw, values)) for name, values in self.signals.kept().items()}
         return ActorRested(
             first=self.laid_down + len(self.steps),
             names=self.name_counts(),
@@ -516,7 +504,7 @@ class Run:
         action = step.spec.action
         causes: list[StepState] = []
         if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
-            self._waiting_for[action.name or ""].remove(step.number)
+            self.signals.leave(action.name or "", step.number)
         elif isinstance(action, Wait) and step.number in self._edges:
             causes = self._failures_among(self._ended_sources(step, action))
         self._fail(step, event.error, at, causes)
@@ -572,9 +560,7 @@ class Run:
         action = step.spec.action
         assert isinstance(action, Wait)
         if action.kind is WaitKind.SIGNAL:
-            name = action.name or ""
-            self._waiting_for.setdefault(name, deque()).append(step.number)
-            self._matched[name] = None
+            self.signals.wait(action.name or "", step.number)
         elif action.kind is WaitKind.STEPS:
             self._look_at_split(step)
         elif action.kind is WaitKind.VALUE:
@@ -589,20 +575,15 @@ class Run:
         action = step.spec.action
         if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
             name = action.name or ""
-            if not self._signals.get(name):
+            if not self.signals.take(name, step.number):
                 raise ImpossibleEvent(f"no signal {name!r} has come for step {step.name!r}")
-            self._waiting_for[name].remove(step.number)
-            self._signals[name].popleft()
-            if not self._signals[name]:
-                del self._signals[name]
         step.due_at = None
         self._succeed(step, bytes(event.value), at)
 
     def _signaled(self, event: SignalReceived, at: float, graph: Graph | None) -> None:
         if self.finished is RunStatus.SUCCESSFUL:
             raise ImpossibleEvent("a successful run takes no signals")
-        self._signals.setdefault(event.name, deque()).append(bytes(event.value))
-        self._matched[event.name] = None
+        self.signals.keep(event.name, bytes(event.value))
 
     def _called(self, event: CallReceived, at: float, graph: Graph | None) -> None:
         if not self.is_actor:
@@ -629,10 +610,10 @@ class Run:
         self.value = None if event.value is UNSET else bytes(event.value)
         self.succeeded = event.first
         self._names = Names(event.names)
-        self._signals = {name: deque(map(bytes, values)) for name, values in event.signals.items()}
+        self.signals = Signals({name: map(bytes, each) for name, each in event.signals.items()})
         # Everything else that names steps by their numbers.
         dropped = [step.number for step in self.steps if step.may_begin]
-        for named in (self._later, self._calls, self._waiting_for, self._edges, self._dooms):
+        for named in (self._later, self._calls, self._edges, self._dooms):
             named.clear()
         self._causes.clear()
         self.volatile.clear()
