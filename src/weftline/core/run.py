@@ -65,6 +65,7 @@ from weftline.core.state import (
     StepStatus,
 )
 from weftline.core.values import Error, Packed, pack_caught, pack_inline, pack_list, pack_split
+from weftline.core.writers import Writers
 from weftline.errors import ImpossibleEvent
 
 MAX_LOSSES = 4
@@ -126,8 +127,7 @@ class Run:
         self._causes: dict[int, list[int]] = {}  # failed waits, and the failures they failed of
         self._undelivered = 0  # calls of an actor that have no result yet
         self._has_volatile = False
-        self._writer: int | None = None  # the actor's step that has the state, or gets it next
-        self._writers: deque[int] = deque()  # READY ones behind it
+        self._writers = Writers()
         self._last_call: int | None = None
         self._calls: dict[str, int] = {}  # steps, by what their callers know them as
 
@@ -701,11 +701,7 @@ class Run:
         action = step.spec.action
         if type(action) is not PythonCall:
             self.beginning.append(step.number)
-        elif action.is_writer and self._writer not in (None, step.number):
-            self._writers.append(step.number)
-        else:
-            if action.is_writer:
-                self._writer = step.number
+        elif not action.is_writer or self._writers.claim(step.number):
             self.ready.append(step.number)
 
     def _refill(self) -> None:
@@ -713,25 +709,16 @@ class Run:
         self.generation += 1
         self.ready, self.beginning = deque(), deque()
         self.dropped.clear()
-        self._writers.clear()
-        if self._writer is not None:
-            is_there = self._writer < len(self.steps)
-            if not is_there or not self.steps[self._writer].may_begin:
-                self._writer = None
+        self._writers.line_up_anew(lambda n: n < len(self.steps) and self.steps[n].may_begin)
         for step in self.steps:
             if step.status is READY:
                 self._make_ready(step)
 
     def _pass_state_on(self, step: StepState) -> None:
         """The step has done with the actor's state: the next one may have it."""
-        if self._writer != step.number:
-            return
-        self._writer = None
-        while self._writers:
-            following = self.steps[self._writers.popleft()]
-            if following.status is READY:
-                self._make_ready(following)
-                return
+        following = self._writers.pass_on(step.number, lambda n: self.steps[n].status is READY)
+        if following is not None:
+            self._make_ready(self.steps[following])
 
     def _lose_values(self, lost: tuple[int, ...]) -> None:
         """What was read from these steps has to be made again."""
