@@ -254,7 +254,7 @@ def _as_recorded(run: Run, step: StepState) -> tuple[StepStatus, StepStatus]:
 
 def recount(run: Run) -> int:
     """How many steps keep the run from its end, counted one by one."""
-    open_failures = set(run._open_failures)
+    open_failures = set(run.failures.open)
     return sum(
         1
         for step in run.steps

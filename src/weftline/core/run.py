@@ -40,6 +40,7 @@ from weftline.core.events import (
     WaitBegun,
     WaitEnded,
 )
+from weftline.core.failures import Failures
 from weftline.core.graph import (
     GivenInput,
     Graph,
@@ -116,15 +117,12 @@ class Run:
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.warnings: list[str] = []
-        self._open_failures: list[int] = []
+        self.failures = Failures()
         self._names = Names()
         self._due: deque[Event] = deque()
         self._later: list[tuple[float, int]] = []
         self.signals = Signals()
         self._edges: dict[int, int] = {}  # waits for steps, and how many inputs each began with
-        self._dooms: dict[int, list[int]] = {}  # a failed step, and all that get no value by it
-        self._hopeless: dict[int, list[int]] = {}  # the same the other way round
-        self._causes: dict[int, list[int]] = {}  # failed waits, and the failures they failed of
         self._undelivered = 0  # calls of an actor that have no result yet
         self._has_volatile = False
         self._writers = Writers()
@@ -278,7 +276,7 @@ class Run:
         return tuple(sorted(lost))
 
     def _is_needed(self, number: int) -> bool:
-        open_failures = set(self._open_failures)  # a resume tries these afresh
+        open_failures = set(self.failures.open)  # a resume tries these afresh
         for reader in map(self.steps.__getitem__, self.steps[number].dependents or ()):
             if reader.opened is None and (not reader.is_ended or reader.number in open_failures):
                 return True
@@ -450,12 +448,12 @@ class Run:
         self.cancel_requested = self.is_paused = False
         self.is_pending = event.is_pending
         self.started_at = at
-        for number in self._open_failures:
+        for number in self.failures.open:
             step = self.steps[number]
             # Not joined: something it reads was lost, and comes first.
             step.status = READY if step.joined else WAITING
             step.error, step.tries = None, 0
-        self._open_failures.clear()
+        self.failures.open.clear()
         for step in self.steps:
             if step.is_ended:
                 continue
@@ -613,13 +611,10 @@ class Run:
         self.signals = Signals({name: map(bytes, each) for name, each in event.signals.items()})
         # Everything else that names steps by their numbers.
         dropped = [step.number for step in self.steps if step.may_begin]
-        for named in (self._later, self._calls, self._edges, self._dooms):
+        for named in (self._later, self._calls, self._edges, self.failures):
             named.clear()
-        self._causes.clear()
         self.volatile.clear()
         self.undecided.clear()
-        self._hopeless.clear()
-        self._open_failures.clear()
         self.unfinished = self._undelivered = 0
         self.steps, self.scopes, self._last_call = [], [], None
         self._refill()
@@ -644,9 +639,9 @@ class Run:
                     self.unfinished -= 1
                     if self.is_actor:
                         self._pass_state_on(step)
-        still_open = [n for n in self._open_failures if not self.scopes[self.steps[n].scope].closed]
-        self.unfinished -= len(self._open_failures) - len(still_open)
-        self._open_failures = still_open
+        still_open = [n for n in self.failures.open if not self.scopes[self.steps[n].scope].closed]
+        self.unfinished -= len(self.failures.open) - len(still_open)
+        self.failures.open = still_open
         self._end(owner, SUCCESSFUL, pack_caught(None, event.error), at)
 
     def _canceling(self, event: CancelRequested, at: float, graph: Graph | None) -> None:
@@ -734,7 +729,7 @@ class Run:
         for number in lost:
             step = self.steps[number]
             for reader in map(self.steps.__getitem__, step.dependents or ()):
-                is_open = not reader.is_ended or reader.number in self._open_failures
+                is_open = not reader.is_ended or reader.number in self.failures.open
                 if is_open and reader.number not in lost:
                     reader.waiting_on += 1
                     if reader.status is not RUNNING:
@@ -751,7 +746,7 @@ class Run:
         """Whether nothing can be expected of the step, as those see it that read it."""
         step = self.steps[number]
         if step.status is FAILED:
-            return number not in self._open_failures
+            return number not in self.failures.open
         return step.is_ended or self._is_ended_link(step) or bool(self._failures_of(number))
 
     def _free(self, step: StepState) -> None:
@@ -872,12 +867,12 @@ class Run:
         """The failures, borne so far, by which the step gets no value: its own, or others'."""
         step = self.steps[number]
         if step.status is FAILED:
-            return [] if number in self._open_failures else [step]
-        if not self._hopeless:
+            return [] if number in self.failures.open else [step]
+        if not self.failures.are_borne:
             return []
         if step.opened is not None:  # a link of a chain fares as the chain's first step does
             number = self.scopes[self.scopes[step.opened].head].owner or 0
-        return [self.steps[n] for n in self._hopeless.get(number, ())]
+        return [self.steps[n] for n in self.failures.behind(number)]
 
     def _failures_among(self, numbers: Iterable[int]) -> list[StepState]:
         return [failed for number in numbers for failed in self._failures_of(number)]
@@ -945,14 +940,8 @@ class Run:
 
     def _doom(self, doomed: list[int], failed: StepState) -> None:
         """These steps get no value because of the failure; who does without knows it now."""
-        self._dooms.setdefault(failed.number, [failed.number]).extend(doomed)
-        readers: list[int] = []
-        for number in doomed:
-            known = self._hopeless.setdefault(number, [])
-            if not known:
-                readers += self._bearing_readers(number)
-            if failed.number not in known:
-                known.append(failed.number)
+        fresh = self.failures.bear(failed.number, doomed)
+        readers = [reader for number in fresh for reader in self._bearing_readers(number)]
         self._count_down(readers, FAILED)
 
     def _bearing_readers(self, number: int) -> list[int]:
@@ -965,18 +954,11 @@ class Run:
         opening = list(failed)
         while opening:
             each = opening.pop(0)
-            if each.number in self._open_failures:
+            if each.number in self.failures.open:
                 continue
-            opening += [self.steps[n] for n in self._causes.pop(each.number, ())]
-            self._open_failures.append(each.number)
+            opening += [self.steps[n] for n in self.failures.take_causes(each.number)]
             self.unfinished += 1
-            for number in dict.fromkeys(self._dooms.pop(each.number, (each.number,))):
-                known = self._hopeless.get(number, [])
-                if each.number in known:
-                    known.remove(each.number)
-                if known:
-                    continue
-                self._hopeless.pop(number, None)
+            for number in self.failures.reopen(each.number):
                 for reader in self._bearing_readers(number):
                     self.steps[reader].waiting_on += 1
 
@@ -1033,7 +1015,7 @@ class Run:
             self._end(step, SUCCESSFUL, pack_caught(None, error), at)
             return
         if causes:
-            self._causes[step.number] = [each.number for each in causes]
+            self.failures.note_causes(step.number, [each.number for each in causes])
         readers = [self.steps[n] for n in step.dependents or ()]
         is_output = step.number in self.scopes[step.scope].outputs
         step.status = FAILED  # as whoever does without it must see it
@@ -1053,7 +1035,7 @@ class Run:
             self._end(step, FAILED, None, at)  # its scope has delivered: too late to matter
             return
         step.ended_at = at
-        self._open_failures.append(step.number)
+        self.failures.open.append(step.number)
         self._climb(origin, error, step, causes)
 
     def _catcher(self, step: StepState) -> StepState | None:
@@ -1068,9 +1050,7 @@ class Run:
         """The failure reaches whoever catches what `origin` is part of; else it is the run's, and
         a resume tries its causes afresh."""
         catcher = self._catcher(origin)
-        number = causes[0].number if causes else failed.number
-        while number in self._causes:
-            number = self._causes[number][0]
+        number = self.failures.origin_of(causes[0].number if causes else failed.number)
         if catcher is None:
             self._reopen(causes)
             finished = RunFinished(status=RunStatus.FAILED, error=error, step=number)
