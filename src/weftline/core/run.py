@@ -40,19 +40,17 @@ from weftline.core.events import (
     WaitBegun,
     WaitEnded,
 )
-from weftline.core.failures import Failures
 from weftline.core.graph import (
-    GivenInput,
     Graph,
     Join,
     OptionalInput,
-    OuterInput,
     decode_pages,
     problems_of,
 )
 from weftline.core.names import Names
 from weftline.core.policy import DEFAULT_POLICY
 from weftline.core.signals import Signals
+from weftline.core.standing import Standing
 from weftline.core.state import (
     CANCELED,
     FAILED,
@@ -65,8 +63,14 @@ from weftline.core.state import (
     StepState,
     StepStatus,
 )
-from weftline.core.values import Error, Packed, pack_caught, pack_inline, pack_list, pack_split
-from weftline.core.writers import Writers
+from weftline.core.values import (
+    NOTHING,
+    Error,
+    Packed,
+    pack_caught,
+    pack_list,
+    pack_split,
+)
 from weftline.errors import ImpossibleEvent
 
 MAX_LOSSES = 4
@@ -75,177 +79,17 @@ MAX_LOSSES = 4
 MAX_ADOPTIONS = 10
 """Adoptions of a run without any other event after which it is quarantined."""
 
-NOTHING: Packed = pack_inline("json", b"null")
 
-
-class Run:
+class Run(Standing):
     """A run as it stands after the events applied so far."""
 
-    def __init__(self, run_id: str = "") -> None:
-        self.run_id = run_id
-        self.steps: list[StepState] = []
-        self.scopes: list[Scope] = []
-        self.ready: deque[int] = deque()
-        """Steps that became READY and that nobody has taken from here yet."""
-        self.beginning: deque[int] = deque()
-        """READY waits, which begin as soon as the run may start anything (`begin_wait`)."""
-        self.undecided: deque[int] = deque()
-        """Steps that wait only for their condition to be decided."""
-        self.dropped: list[int] = []
-        """Steps whose attempt, if one is under way, is of no use any more."""
-        self.finished: RunStatus | None = None
-        self.error: Error | None = None
-        self.failed_step: int | None = None
-        self.held: str | None = None
-        self.is_paused = self.is_pending = False
-        self.cancel_requested = False
-        self.is_actor = False
-        self.group: tuple[str, int] | None = None
-        self.state: Packed | None = None
-        """An actor's last state."""
-        self.laid_down = 0
-        """Steps of an actor that lie behind: they are in the journal, and here no more."""
-        self.volatile: set[int] = set()
-        """Steps whose value need not survive a crash of the machine."""
-        self.value: Packed | None = None
-        self.unfinished = 0
-        self.succeeded = 0
-        self.adoptions = 0
-        self.generation = 0
-        """Counts adoptions and resumes: what was taken from `ready` before is void after one."""
-        self.submitted_at: float | None = None
-        self.started_at: float | None = None
-        self.ended_at: float | None = None
-        self.warnings: list[str] = []
-        self.failures = Failures()
-        self._names = Names()
-        self._due: deque[Event] = deque()
-        self._later: list[tuple[float, int]] = []
-        self.signals = Signals()
-        self._edges: dict[int, int] = {}  # waits for steps, and how many inputs each began with
-        self._undelivered = 0  # calls of an actor that have no result yet
-        self._has_volatile = False
-        self._writers = Writers()
-        self._last_call: int | None = None
-        self._calls: dict[str, int] = {}  # steps, by what their callers know them as
-
     # -- questions ------------------------------------------------------------------------------
-
-    @property
-    def status(self) -> RunStatus:
-        """The run's status, as far as its journal tells."""
-        if self.finished is not None:
-            return self.finished
-        if self.held is not None:
-            return RunStatus.RESUMABLE
-        if self.is_pending:
-            return RunStatus.PENDING
-        if self.is_at_rest:
-            return RunStatus.SUCCESSFUL
-        return RunStatus.PAUSED if self.is_paused else RunStatus.RUNNING
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the run goes on by itself."""
-        return self.finished is None and self.held is None
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether it is an actor whose calls have all ended: open, and yet there is a result."""
-        if not (self.is_actor and self.is_open) or self.is_pending:
-            return False
-        # What a wait for steps left, and nobody took up, is not waited for.
-        return self.unfinished == 0 or (bool(self._edges) and self._undelivered == 0)
-
-    @property
-    def may_start(self) -> bool:
-        """Whether steps may be started now."""
-        is_held_back = self.is_paused or self.is_pending or self.cancel_requested
-        return self.is_open and not is_held_back
-
-    def status_of(self, step: StepState) -> StepStatus:
-        """The step's status as people see it: what a canceled run left open is canceled."""
-        if self._is_ended_link(step):
-            return SKIPPED if self.value_of(step.number) is None else SUCCESSFUL
-        is_left = self.finished in (RunStatus.CANCELED, RunStatus.SUCCESSFUL)
-        if is_left and not step.is_ended:
-            return CANCELED
-        return step.status
-
-    def _is_ended_link(self, step: StepState) -> bool:
-        """Whether the step is a link of a chain of tail calls that has ended, and it with it."""
-        if step.status is not RUNNING or step.opened is None:
-            return False
-        return self.scopes[self.scopes[step.opened].head].delivered
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all steps, in order."""
-        return [step.name for step in self.steps]
-
-    def find_step(self, name: str) -> StepState | None:
-        """The step of this name, or of this call of an actor, if the run has one (yet)."""
-        number = self._names.find(name)
-        if number is None:
-            number = self._calls.get(name)
-        return None if number is None else self.steps[number]
-
-    def name_counts(self) -> dict[str, int]:
-        """How many steps have asked for each name, those that lie behind included."""
-        return self._names.counts()
-
-    def value_of(self, number: int) -> Packed | None:
-        """The step's value, or None while (or because) there is none."""
-        step = self.steps[number]
-        if step.value is None and step.opened is not None:
-            return self.scopes[self.scopes[step.opened].head].result
-        return step.value
-
-    def error_of(self, number: int) -> Error | None:
-        """Why the step has no value: its own failure, or that of a step it returned.
-
-        None while its sub-graph may still succeed.
-        """
-        step = self.steps[number]
-        if step.error is None and (failures := self._failures_of(number)):
-            return failures[0].error
-        if step.error is not None or step.opened is None or self.finished is not RunStatus.FAILED:
-            return step.error
-        if self.failed_step is None:
-            return None
-        scope = self.scopes[self.steps[self.failed_step].scope]
-        while scope.owner is not None:
-            if scope.owner == number:
-                return self.error
-            scope = self.scopes[self.steps[scope.owner].scope]
-        return None
-
-    def inputs_of(self, number: int) -> list[Packed]:
-        """The values for the step's holes, in order; an absent one arrives as null."""
-        step = self.steps[number]
-        first = self.scopes[step.scope].first
-        values: list[Packed] = []
-        for entry in step.spec.inputs:
-            if type(entry) is int:
-                values.append(self.value_of(first + entry) or NOTHING)
-            elif type(entry) is list:
-                values.append(pack_list([self.value_of(first + n) or NOTHING for n in entry]))
-            elif isinstance(entry, OptionalInput):
-                value = self.value_of(first + entry.step)
-                if value is None and entry.default is not None:
-                    value = entry.default
-                values.append(value or NOTHING)
-            elif isinstance(entry, OuterInput):
-                values.append(self.value_of(entry.number) or NOTHING)
-            elif isinstance(entry, GivenInput):
-                values.append(entry.value)
-        return values
 
     def may_be_volatile(self, number: int) -> bool:
         """Whether the step's value need not survive a crash: it was asked for, for the step or for
         one that returned it, and the value does not live on in that of another one: of a whole
         scope, or of a wait for steps. A method of an actor is not carried out twice."""
-        if not self._has_volatile:
+        if not self.has_volatile:
             return False
         step = self.steps[number]
         action = step.spec.action
@@ -272,7 +116,7 @@ class Run:
             if number in lost or step.value is None or is_there(step.value):
                 continue
             lost.add(number)
-            looked_at += [n for n in self._sources_of(step) if n in self.volatile]
+            looked_at += [n for n in self.sources_of(step) if n in self.volatile]
         return tuple(sorted(lost))
 
     def _is_needed(self, number: int) -> bool:
@@ -282,22 +126,16 @@ class Run:
                 return True
         return False
 
-    def _sources_of(self, step: StepState) -> list[int]:
-        """Numbers of the steps that it reads or waits for, as often as it does, in order."""
-        first = self.scopes[step.scope].first
-        found = [first + n for n in step.spec.upstream()]
-        return found + step.spec.outer()
-
     def settle(self) -> Event | None:
         """The next event that follows from those applied, or None. Record it, apply it, ask again.
 
         What follows belongs into the commit of its cause.
         """
-        while self._due:
-            event = self._due[0]
+        while self.following:
+            event = self.following[0]
             if self._still_follows(event):
                 return event
-            self._due.popleft()
+            self.following.popleft()
         if not self.is_open:
             return None
         if self.cancel_requested:
@@ -307,7 +145,7 @@ class Run:
         if self.is_actor or not self.steps:
             return None
         # What a wait for steps left, and nobody took up, is not waited for.
-        if self.unfinished == 0 or (self._edges and self.scopes[0].delivered):
+        if self.unfinished == 0 or (self.splits and self.scopes[0].delivered):
             return RunFinished(status=RunStatus.SUCCESSFUL)
         return None
 
@@ -320,8 +158,8 @@ class Run:
         Each is to be recorded before the next is asked for: what the first leads to may be the end
         of others.
         """
-        while self.is_open and self._later and self._later[0][0] <= now:
-            due_at, number = heappop(self._later)
+        while self.is_open and self.later and self.later[0][0] <= now:
+            due_at, number = heappop(self.later)
             step = self.steps[number]
             if step.due_at != due_at:
                 continue
@@ -343,9 +181,9 @@ class Run:
 
     def next_due(self) -> float | None:
         """The earliest time at which `due` may have news."""
-        while self._later and self.steps[self._later[0][1]].due_at != self._later[0][0]:
-            heappop(self._later)  # begun, ended or dropped since
-        return self._later[0][0] if self._later and self.is_open else None
+        while self.later and self.steps[self.later[0][1]].due_at != self.later[0][0]:
+            heappop(self.later)  # begun, ended or dropped since
+        return self.later[0][0] if self.later and self.is_open else None
 
     def begin_wait(self, number: int, now: float) -> WaitBegun:
         """The event that begins the READY wait step `number`."""
@@ -391,10 +229,11 @@ class Run:
         rule = _RULES[type(event)]
         # What did not follow any more when its turn came was not recorded; it must not wait here
         # until a resume makes it look as if it did.
-        while self._due and self._due[0] != event and not self._still_follows(self._due[0]):
-            self._due.popleft()
-        if self._due and self._due[0] == event:
-            self._due.popleft()
+        following = self.following
+        while following and following[0] != event and not self._still_follows(following[0]):
+            following.popleft()
+        if following and following[0] == event:
+            following.popleft()
         if type(event) is not RunAdopted:
             self.adoptions = 0
         rule(self, event, at, graph)
@@ -418,7 +257,7 @@ class Run:
         self.warnings += event.warnings
         opened = self._open_scope(None, _needed(graph))
         if self.is_actor:
-            self._last_call = opened.first
+            self.last_call = opened.first
 
     def _begun(self, event: RunBegun, at: float, graph: Graph | None) -> None:
         if not (self.is_pending and self.is_open):
@@ -438,7 +277,7 @@ class Run:
         self._refill()
         if self.adoptions >= MAX_ADOPTIONS and self.is_open:
             reason = f"it was adopted {self.adoptions} times without getting any further"
-            self._due.append(Quarantined(reason=reason))
+            self.following.append(Quarantined(reason=reason))
 
     def _resumed(self, event: RunResumed, at: float, graph: Graph | None) -> None:
         if self.finished is RunStatus.SUCCESSFUL:
@@ -463,10 +302,10 @@ class Run:
             elif step.status is RUNNING and step.opened is None:
                 if was_canceled and not isinstance(step.spec.action, Wait):
                     step.status = READY
-        self._later = [(s.due_at, s.number) for s in self.steps if s.due_at is not None]
-        heapify(self._later)
+        self.later = [(s.due_at, s.number) for s in self.steps if s.due_at is not None]
+        heapify(self.later)
         self._refill()
-        for number in self._edges:  # meanwhile enough may have ended
+        for number in self.splits:  # meanwhile enough may have ended
             self._look_at_split(self.steps[number])
 
     def _started(self, event: StepStarted, at: float, graph: Graph | None) -> None:
@@ -495,7 +334,7 @@ class Run:
         step.losses = 0
         if event.retry_at is not None:
             step.status, step.due_at = WAITING, event.retry_at
-            heappush(self._later, (event.retry_at, step.number))
+            heappush(self.later, (event.retry_at, step.number))
             return
         if self.is_actor:
             self._pass_state_on(step)
@@ -503,8 +342,8 @@ class Run:
         causes: list[StepState] = []
         if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
             self.signals.leave(action.name or "", step.number)
-        elif isinstance(action, Wait) and step.number in self._edges:
-            causes = self._failures_among(self._ended_sources(step, action))
+        elif isinstance(action, Wait) and step.number in self.splits:
+            causes = self.failures_among(self._ended_sources(step, action))
         self._fail(step, event.error, at, causes)
 
     def _lost(self, event: StepLost, at: float, graph: Graph | None) -> None:
@@ -517,16 +356,16 @@ class Run:
                 f"step {step.name!r} ended its process {step.losses} times in a row"
                 f" (last: {event.reason})"
             )
-            self._due.append(Quarantined(reason=reason, step=step.number))
+            self.following.append(Quarantined(reason=reason, step=step.number))
 
     def _skipped(self, event: StepSkipped, at: float, graph: Graph | None) -> None:
-        step = self._step(event.step)
+        step = self.get_step(event.step)
         if step.status is not WAITING:
             raise ImpossibleEvent(f"step {step.name!r} is {step.status} and cannot be skipped")
         self._end(step, SKIPPED, None, at)
 
     def _decided(self, event: ConditionDecided, at: float, graph: Graph | None) -> None:
-        step = self._step(event.step)
+        step = self.get_step(event.step)
         is_due = step.spec.when is not None and step.joined
         if step.status is not WAITING or step.condition is not None or not is_due:
             raise ImpossibleEvent(
@@ -536,7 +375,7 @@ class Run:
         if event.holds:
             self._make_ready(step)
         else:
-            self._due.append(StepSkipped(step=step.number, reason="its condition does not hold"))
+            self.following.append(StepSkipped(step.number, "its condition does not hold"))
 
     def _extended(self, event: GraphExtended, at: float, graph: Graph | None) -> None:
         step = self._open_step(event.step, event.attempt)
@@ -554,7 +393,7 @@ class Run:
         step = self._open_step(event.step, None)
         step.status, step.started_at, step.due_at = RUNNING, at, event.until
         if event.until is not None:
-            heappush(self._later, (event.until, step.number))
+            heappush(self.later, (event.until, step.number))
         action = step.spec.action
         assert isinstance(action, Wait)
         if action.kind is WaitKind.SIGNAL:
@@ -563,10 +402,10 @@ class Run:
             self._look_at_split(step)
         elif action.kind is WaitKind.VALUE:
             (value,) = self.inputs_of(step.number)
-            self._due.append(WaitEnded(step=step.number, value=Raw(value)))
+            self.following.append(WaitEnded(step=step.number, value=Raw(value)))
 
     def _wait_ended(self, event: WaitEnded, at: float, graph: Graph | None) -> None:
-        step = self._step(event.step)
+        step = self.get_step(event.step)
         is_waiting = step.status is RUNNING and isinstance(step.spec.action, Wait)
         if not is_waiting or self.finished is RunStatus.CANCELED:
             raise ImpossibleEvent(f"step {step.name!r} does not wait")
@@ -593,10 +432,10 @@ class Run:
         ):
             text = "; ".join(problems) or "it reads a step that the run does not have"
             raise ImpossibleEvent(f"a call that cannot be carried out: {text}")
-        previous = None if self._last_call is None else self.steps[self._last_call]
-        self._last_call = self._open_scope(None, graph, previous).first
+        previous = None if self.last_call is None else self.steps[self.last_call]
+        self.last_call = self._open_scope(None, graph, previous).first
         if event.call:
-            self._calls[event.call] = self._last_call
+            self.calls[event.call] = self.last_call
 
     def _rested(self, event: ActorRested, at: float, graph: Graph | None) -> None:
         if self.steps and not self.is_at_rest:
@@ -607,21 +446,21 @@ class Run:
         self.state = None if event.state is UNSET else bytes(event.state)
         self.value = None if event.value is UNSET else bytes(event.value)
         self.succeeded = event.first
-        self._names = Names(event.names)
+        self.naming = Names(event.names)
         self.signals = Signals({name: map(bytes, each) for name, each in event.signals.items()})
         # Everything else that names steps by their numbers.
         dropped = [step.number for step in self.steps if step.may_begin]
-        for named in (self._later, self._calls, self._edges, self.failures):
+        for named in (self.later, self.calls, self.splits, self.failures):
             named.clear()
         self.volatile.clear()
         self.undecided.clear()
-        self.unfinished = self._undelivered = 0
-        self.steps, self.scopes, self._last_call = [], [], None
+        self.unfinished = self.undelivered = 0
+        self.steps, self.scopes, self.last_call = [], [], None
         self._refill()
         self.dropped += dropped
 
     def _scope_closed(self, event: ScopeClosed, at: float, graph: Graph | None) -> None:
-        owner = self._step(event.step)
+        owner = self.get_step(event.step)
         if owner.opened is None or owner.is_ended:
             raise ImpossibleEvent(f"step {owner.name!r} has no open scope")
         open_scopes = [owner.opened]
@@ -632,7 +471,7 @@ class Run:
             scope.closed = True
             open_scopes += scope.inner or ()
             for step in self.steps[scope.first : scope.first + scope.count]:
-                if not step.is_ended and not self._is_ended_link(step):
+                if not step.is_ended and not self.is_ended_link(step):
                     if step.may_begin:
                         self.dropped.append(step.number)
                     step.status, step.ended_at, step.due_at = CANCELED, at, None
@@ -664,7 +503,7 @@ class Run:
             raise ImpossibleEvent(f"the run is {self.status} already")
         self.finished, self.error, self.ended_at = event.status, event.error, at
         self.failed_step = event.step
-        is_left = event.status is RunStatus.CANCELED or bool(self._edges)
+        is_left = event.status is RunStatus.CANCELED or bool(self.splits)
         if is_left and event.status is not RunStatus.FAILED:
             self.dropped += [step.number for step in self.steps if step.may_begin]
         if event.status is RunStatus.SUCCESSFUL:
@@ -672,13 +511,8 @@ class Run:
 
     # -- what the rules share -------------------------------------------------------------------
 
-    def _step(self, number: int) -> StepState:
-        if not 0 <= number < len(self.steps):
-            raise ImpossibleEvent(f"the run has no step number {number}")
-        return self.steps[number]
-
     def _open_step(self, number: int, attempt: int | None) -> StepState:
-        step = self._step(number)
+        step = self.get_step(number)
         is_over = self.finished in (RunStatus.CANCELED, RunStatus.SUCCESSFUL)
         if not step.may_begin or is_over:
             what = "returned steps" if step.opened is not None else f"is {step.status}"
@@ -696,7 +530,7 @@ class Run:
         action = step.spec.action
         if type(action) is not PythonCall:
             self.beginning.append(step.number)
-        elif not action.is_writer or self._writers.claim(step.number):
+        elif not action.is_writer or self.writers.claim(step.number):
             self.ready.append(step.number)
 
     def _refill(self) -> None:
@@ -704,14 +538,14 @@ class Run:
         self.generation += 1
         self.ready, self.beginning = deque(), deque()
         self.dropped.clear()
-        self._writers.line_up_anew(lambda n: n < len(self.steps) and self.steps[n].may_begin)
+        self.writers.line_up_anew(lambda n: n < len(self.steps) and self.steps[n].may_begin)
         for step in self.steps:
             if step.status is READY:
                 self._make_ready(step)
 
     def _pass_state_on(self, step: StepState) -> None:
         """The step has done with the actor's state: the next one may have it."""
-        following = self._writers.pass_on(step.number, lambda n: self.steps[n].status is READY)
+        following = self.writers.pass_on(step.number, lambda n: self.steps[n].status is READY)
         if following is not None:
             self._make_ready(self.steps[following])
 
@@ -738,16 +572,9 @@ class Run:
                             self.undecided.remove(reader.number)
                     if reader.status is READY:
                         reader.status = WAITING
-            step.waiting_on = sum(not self._has_ended(n) for n in self._sources_of(step))
+            step.waiting_on = sum(not self.has_ended(n) for n in self.sources_of(step))
             if step.waiting_on == 0:
                 self._free(step)
-
-    def _has_ended(self, number: int) -> bool:
-        """Whether nothing can be expected of the step, as those see it that read it."""
-        step = self.steps[number]
-        if step.status is FAILED:
-            return number not in self.failures.open
-        return step.is_ended or self._is_ended_link(step) or bool(self._failures_of(number))
 
     def _free(self, step: StepState) -> None:
         """All that the step waited for has ended: READY, unless its condition is undecided."""
@@ -781,14 +608,14 @@ class Run:
                     head.followers += owner.dependents
                     owner.dependents = None
         else:
-            self._undelivered += 1
+            self.undelivered += 1
         self.scopes.append(scope)
         self.unfinished += len(graph.steps)
         steps = self.steps
         for position, spec in enumerate(graph.steps, first):
-            steps.append(StepState(position, self._names.add(spec.name, position), spec, number))
+            steps.append(StepState(position, self.naming.add(spec.name, position), spec, number))
             if spec.policy is not DEFAULT_POLICY and spec.policy.checkpoint is False:
-                self._has_volatile = True
+                self.has_volatile = True
         lacking: list[tuple[StepState, list[StepState]]] = []
         for step in steps[first:]:
             spec = step.spec
@@ -805,7 +632,7 @@ class Run:
             if after is not None:
                 self._read_outer(step, after.number)
             if _waits_for_steps(step):
-                self._edges[step.number] = sum(1 for _ in spec.upstream()) + len(spec.outer())
+                self.splits[step.number] = sum(1 for _ in spec.upstream()) + len(spec.outer())
                 self._free(step)  # it is the wait itself that waits for them
             elif step.waiting_on == 0:
                 self._join(step)
@@ -816,8 +643,8 @@ class Run:
     def _read_outer(self, step: StepState, number: int) -> list[StepState]:
         """Let the step wait for one that the run had before it. Gives failures, borne so far, by
         which that one has no value, when the step cannot do without it."""
-        source, causes = self._step(number), self._failures_of(number)
-        if self._has_ended(number) and not causes:
+        source, causes = self.get_step(number), self.failures_of(number)
+        if self.has_ended(number) and not causes:
             step.lacks |= self.value_of(number) is None
             return []
         opened = None if source.opened is None else self.scopes[source.opened]
@@ -839,53 +666,29 @@ class Run:
         assert isinstance(action, Wait)
         # Edges are counted, sources may be read twice: this is what costs nothing to know.
         if step.status is not RUNNING or (
-            self._edges[step.number] - step.waiting_on < action.count and step.waiting_on
+            self.splits[step.number] - step.waiting_on < action.count and step.waiting_on
         ):
             return
-        sources = set(self._sources_of(step))
-        if sum(map(self._has_ended, sources)) >= min(action.count, len(sources)):
-            self._due.append(self._split(step, action))
+        sources = set(self.sources_of(step))
+        if sum(map(self.has_ended, sources)) >= min(action.count, len(sources)):
+            self.following.append(self._split(step, action))
 
     def _ended_sources(self, step: StepState, action: Wait) -> list[int]:
         """The first steps that have ended of those that it waits for, as many as it asks for."""
-        sources = dict.fromkeys(self._sources_of(step))
-        return [n for n in sources if self._has_ended(n)][: action.count]
+        sources = dict.fromkeys(self.sources_of(step))
+        return [n for n in sources if self.has_ended(n)][: action.count]
 
     def _split(self, step: StepState, action: Wait) -> Event:
         """What a wait for steps found ended; its failure when one of those has failed."""
         ready = self._ended_sources(step, action)
-        if causes := self._failures_among(ready):
+        if causes := self.failures_among(ready):
             error = causes[0].error
             assert error is not None
             return StepFailed(step=step.number, attempt=step.attempt + 1, error=error)
         is_ready = set(ready)
-        left = [n for n in dict.fromkeys(self._sources_of(step)) if n not in is_ready]
+        left = [n for n in dict.fromkeys(self.sources_of(step)) if n not in is_ready]
         values = [self.value_of(n) or NOTHING for n in ready]
         return WaitEnded(step=step.number, value=Raw(pack_split(values, self.run_id, left)))
-
-    def _failures_of(self, number: int) -> list[StepState]:
-        """The failures, borne so far, by which the step gets no value: its own, or others'."""
-        step = self.steps[number]
-        if step.status is FAILED:
-            return [] if number in self.failures.open else [step]
-        if not self.failures.are_borne:
-            return []
-        if step.opened is not None:  # a link of a chain fares as the chain's first step does
-            number = self.scopes[self.scopes[step.opened].head].owner or 0
-        return [self.steps[n] for n in self.failures.behind(number)]
-
-    def _failures_among(self, numbers: Iterable[int]) -> list[StepState]:
-        return [failed for number in numbers for failed in self._failures_of(number)]
-
-    def _readers_of(self, number: int) -> list[int]:
-        """Steps that wait for the step's value, once an edge."""
-        step = self.steps[number]
-        found = list(step.dependents or ())
-        if step.opened is not None:
-            head = self.scopes[self.scopes[step.opened].head]
-            if head.owner == number:
-                found += head.followers or ()
-        return found
 
     def _foresee(self, first: StepState) -> tuple[list[int], StepState | None]:
         """What gets no value when this step has none: itself, what reads it, whose output it is,
@@ -896,7 +699,7 @@ class Run:
         while left:
             step = left.pop()
             scope = self.scopes[step.scope]
-            readers = self._readers_of(step.number)
+            readers = self.readers_of(step.number)
             catcher = self._catcher(step)
             is_late = catcher is not None and catcher.is_ended
             following: list[StepState] = []
@@ -946,7 +749,7 @@ class Run:
 
     def _bearing_readers(self, number: int) -> list[int]:
         step = self.steps[number]
-        return [n for n in self._readers_of(number) if _does_without(self.steps[n], step)]
+        return [n for n in self.readers_of(number) if _does_without(self.steps[n], step)]
 
     def _reopen(self, failed: Iterable[StepState]) -> None:
         """Nobody bears these failures after all: they are open again, for a resume to try
@@ -983,7 +786,7 @@ class Run:
             head = self.scopes[scope.head]
             head.result, head.delivered = value, True
             if head.owner is None:
-                self._undelivered -= 1
+                self.undelivered -= 1
                 if self.is_actor:
                     self.value = value
                 return
@@ -1025,7 +828,7 @@ class Run:
         catcher = self._catcher(step)
         is_late = catcher is not None and catcher.is_ended
         origin = step
-        if self._edges:
+        if self.splits:
             doomed, needing = self._foresee(step)
             if needing is None:
                 self._bear(step, doomed, at)
@@ -1054,9 +857,9 @@ class Run:
         if catcher is None:
             self._reopen(causes)
             finished = RunFinished(status=RunStatus.FAILED, error=error, step=number)
-            self._due.append(finished)
+            self.following.append(finished)
         else:
-            self._due.append(ScopeClosed(step=catcher.number, error=error, failed=number))
+            self.following.append(ScopeClosed(step=catcher.number, error=error, failed=number))
 
     def _count_down(self, dependents: Iterable[int], status: StepStatus) -> None:
         stuck: list[StepState] = []
@@ -1064,7 +867,7 @@ class Run:
             step = self.steps[number]
             step.waiting_on -= 1
             if step.joined or step.status is not WAITING:
-                if number in self._edges:
+                if number in self.splits:
                     self._look_at_split(step)
                 continue
             join = step.spec.join
@@ -1084,7 +887,7 @@ class Run:
         """All inputs of the step have ended; without one that it needs, it is skipped."""
         is_needing = step.spec.join is Join.ALL_SUCCEEDED
         if is_needing and step.lacks and not self._bears_absence(step):
-            self._due.append(StepSkipped(step=step.number, reason="an input was skipped"))
+            self.following.append(StepSkipped(step=step.number, reason="an input was skipped"))
         else:
             self._free(step)
 
@@ -1110,7 +913,7 @@ class Run:
         sources = {first + n for n in step.spec.upstream()}
         failed = [self.steps[n] for n in sorted(sources) if self.steps[n].status is FAILED]
         if not failed:
-            self._due.append(StepSkipped(step=step.number, reason="none of its inputs succeeded"))
+            self.following.append(StepSkipped(step.number, "none of its inputs succeeded"))
             return
         assert failed[0].error is not None
         self._climb(failed[0], failed[0].error, failed[0], failed)

@@ -107,6 +107,10 @@ def pack_inline(codec: str, data: bytes) -> Packed:
     return b'["inline","%b",%b]' % (codec.encode(), data)
 
 
+NOTHING: Packed = pack_inline("json", b"null")
+"""What a step gets where there is no value."""
+
+
 def pack_list(values: list[Packed]) -> Packed:
     """The text of a `ListOf`, made by joining texts: no value is read."""
     return b'["list",[' + b",".join(values) + b"]]"

@@ -9,8 +9,8 @@ from msgspec import Struct
 from weftline.core.environment import Environment
 from weftline.core.events import Event, RunStatus, RunSubmitted, encode_event
 from weftline.core.graph import Graph
-from weftline.core.run import NOTHING, Run
-from weftline.core.values import Error, Packed
+from weftline.core.run import Run
+from weftline.core.values import NOTHING, Error, Packed
 from weftline.errors import WeftlineError
 from weftline.ports import Creation, Entry, RunChange, Summary
 
