@@ -50,6 +50,7 @@ from weftline.core.graph import (
 from weftline.core.names import Names
 from weftline.core.policy import DEFAULT_POLICY
 from weftline.core.signals import Signals
+from weftline.core.splits import ended_sources, look_at_split, split_of, waits_for_steps
 from weftline.core.standing import Standing
 from weftline.core.state import (
     CANCELED,
@@ -69,7 +70,6 @@ from weftline.core.values import (
     Packed,
     pack_caught,
     pack_list,
-    pack_split,
 )
 from weftline.errors import ImpossibleEvent
 
@@ -174,7 +174,7 @@ class Run(Standing):
         if action.kind is WaitKind.TIMER:
             return WaitEnded(step=step.number, value=Raw(NOTHING))
         if action.kind is WaitKind.STEPS:
-            return self._split(step, action)
+            return split_of(self, step, action)
         text = f"step {step.name!r} got no signal {action.name!r} within {action.seconds:g} s"
         error = Error(type="weftline.errors.StepTimeoutError", text=text)
         return StepFailed(step=step.number, attempt=step.attempt + 1, error=error, is_timeout=True)
@@ -306,7 +306,7 @@ class Run(Standing):
         heapify(self.later)
         self._refill()
         for number in self.splits:  # meanwhile enough may have ended
-            self._look_at_split(self.steps[number])
+            look_at_split(self, self.steps[number])
 
     def _started(self, event: StepStarted, at: float, graph: Graph | None) -> None:
         step = self._open_step(event.step, event.attempt)
@@ -343,7 +343,7 @@ class Run(Standing):
         if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
             self.signals.leave(action.name or "", step.number)
         elif isinstance(action, Wait) and step.number in self.splits:
-            causes = self.failures_among(self._ended_sources(step, action))
+            causes = self.failures_among(ended_sources(self, step, action))
         self._fail(step, event.error, at, causes)
 
     def _lost(self, event: StepLost, at: float, graph: Graph | None) -> None:
@@ -399,7 +399,7 @@ class Run(Standing):
         if action.kind is WaitKind.SIGNAL:
             self.signals.wait(action.name or "", step.number)
         elif action.kind is WaitKind.STEPS:
-            self._look_at_split(step)
+            look_at_split(self, step)
         elif action.kind is WaitKind.VALUE:
             (value,) = self.inputs_of(step.number)
             self.following.append(WaitEnded(step=step.number, value=Raw(value)))
@@ -631,7 +631,7 @@ class Run(Standing):
                     lacking.append((step, causes))
             if after is not None:
                 self._read_outer(step, after.number)
-            if _waits_for_steps(step):
+            if waits_for_steps(step):
                 self.splits[step.number] = sum(1 for _ in spec.upstream()) + len(spec.outer())
                 self._free(step)  # it is the wait itself that waits for them
             elif step.waiting_on == 0:
@@ -659,36 +659,6 @@ class Run(Standing):
         return causes
 
     # -- waiting for some of many steps ---------------------------------------------------------
-
-    def _look_at_split(self, step: StepState) -> None:
-        """End a wait for steps if it has begun and enough of them have ended."""
-        action = step.spec.action
-        assert isinstance(action, Wait)
-        # Edges are counted, sources may be read twice: this is what costs nothing to know.
-        if step.status is not RUNNING or (
-            self.splits[step.number] - step.waiting_on < action.count and step.waiting_on
-        ):
-            return
-        sources = set(self.sources_of(step))
-        if sum(map(self.has_ended, sources)) >= min(action.count, len(sources)):
-            self.following.append(self._split(step, action))
-
-    def _ended_sources(self, step: StepState, action: Wait) -> list[int]:
-        """The first steps that have ended of those that it waits for, as many as it asks for."""
-        sources = dict.fromkeys(self.sources_of(step))
-        return [n for n in sources if self.has_ended(n)][: action.count]
-
-    def _split(self, step: StepState, action: Wait) -> Event:
-        """What a wait for steps found ended; its failure when one of those has failed."""
-        ready = self._ended_sources(step, action)
-        if causes := self.failures_among(ready):
-            error = causes[0].error
-            assert error is not None
-            return StepFailed(step=step.number, attempt=step.attempt + 1, error=error)
-        is_ready = set(ready)
-        left = [n for n in dict.fromkeys(self.sources_of(step)) if n not in is_ready]
-        values = [self.value_of(n) or NOTHING for n in ready]
-        return WaitEnded(step=step.number, value=Raw(pack_split(values, self.run_id, left)))
 
     def _foresee(self, first: StepState) -> tuple[list[int], StepState | None]:
         """What gets no value when this step has none: itself, what reads it, whose output it is,
@@ -868,7 +838,7 @@ class Run(Standing):
             step.waiting_on -= 1
             if step.joined or step.status is not WAITING:
                 if number in self.splits:
-                    self._look_at_split(step)
+                    look_at_split(self, step)
                 continue
             join = step.spec.join
             if join is Join.ONE_SUCCEEDED:
@@ -925,15 +895,10 @@ def _hands_on(reader: StepState) -> bool:
     return isinstance(action, Wait) and action.kind in (WaitKind.STEPS, WaitKind.VALUE)
 
 
-def _waits_for_steps(step: StepState) -> bool:
-    action = step.spec.action
-    return type(action) is Wait and action.kind is WaitKind.STEPS
-
-
 def _does_without(reader: StepState, source: StepState) -> bool:
     """Whether it may be of no consequence to the reader that the source has no value."""
     is_borne = source.status is FAILED and reader.spec.join is not Join.ALL_SUCCEEDED
-    return is_borne or _waits_for_steps(reader)
+    return is_borne or waits_for_steps(reader)
 
 
 def _needed(graph: Graph | None) -> Graph:
