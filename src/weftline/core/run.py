@@ -15,6 +15,7 @@ from heapq import heapify, heappop, heappush
 from msgspec import UNSET, Raw
 
 from weftline.core.actions import PythonCall, Wait, WaitKind
+from weftline.core.climbing import bearing_readers, catcher_of, climb, does_without
 from weftline.core.events import (
     ActorRested,
     CallReceived,
@@ -653,7 +654,7 @@ class Run(Standing):
             head.followers = [*(head.followers or ()), step.number]
         else:
             source.dependents = [*(source.dependents or ()), step.number]
-        if causes and _does_without(step, source):
+        if causes and does_without(step, source):
             return []
         step.waiting_on += 1
         return causes
@@ -670,7 +671,7 @@ class Run(Standing):
             step = left.pop()
             scope = self.scopes[step.scope]
             readers = self.readers_of(step.number)
-            catcher = self._catcher(step)
+            catcher = catcher_of(self, step)
             is_late = catcher is not None and catcher.is_ended
             following: list[StepState] = []
             if step.number in scope.outputs:
@@ -681,7 +682,7 @@ class Run(Standing):
             elif not readers and not is_late:
                 return list(doomed), step
             for reader in map(self.steps.__getitem__, readers):
-                if reader.is_ended or _does_without(reader, step):
+                if reader.is_ended or does_without(reader, step):
                     continue
                 if reader.spec.join is not Join.ALL_SUCCEEDED and not is_late:
                     return list(doomed), reader  # it bears a failure, not what lies behind one
@@ -701,9 +702,9 @@ class Run(Standing):
             return
         error = causes[0].error
         assert error is not None
-        catcher = self._catcher(step)
+        catcher = catcher_of(self, step)
         is_late = catcher is not None and catcher.is_ended
-        self._climb(needing if is_late else step, error, causes[0], causes)
+        climb(self, needing if is_late else step, error, causes[0], causes)
 
     def _bear(self, failed: StepState, doomed: list[int], at: float) -> None:
         """What this failure prevents is needed by nobody: it is of no consequence so far."""
@@ -714,26 +715,8 @@ class Run(Standing):
     def _doom(self, doomed: list[int], failed: StepState) -> None:
         """These steps get no value because of the failure; who does without knows it now."""
         fresh = self.failures.bear(failed.number, doomed)
-        readers = [reader for number in fresh for reader in self._bearing_readers(number)]
+        readers = [reader for number in fresh for reader in bearing_readers(self, number)]
         self._count_down(readers, FAILED)
-
-    def _bearing_readers(self, number: int) -> list[int]:
-        step = self.steps[number]
-        return [n for n in self.readers_of(number) if _does_without(self.steps[n], step)]
-
-    def _reopen(self, failed: Iterable[StepState]) -> None:
-        """Nobody bears these failures after all: they are open again, for a resume to try
-        afresh, and what they failed of as well."""
-        opening = list(failed)
-        while opening:
-            each = opening.pop(0)
-            if each.number in self.failures.open:
-                continue
-            opening += [self.steps[n] for n in self.failures.take_causes(each.number)]
-            self.unfinished += 1
-            for number in self.failures.reopen(each.number):
-                for reader in self._bearing_readers(number):
-                    self.steps[reader].waiting_on += 1
 
     def _end(self, step: StepState, status: StepStatus, value: Packed | None, at: float) -> None:
         """End the step, and every owner whose output that settles."""
@@ -792,10 +775,10 @@ class Run(Standing):
         readers = [self.steps[n] for n in step.dependents or ()]
         is_output = step.number in self.scopes[step.scope].outputs
         step.status = FAILED  # as whoever does without it must see it
-        if readers and not is_output and all(_does_without(reader, step) for reader in readers):
+        if readers and not is_output and all(does_without(reader, step) for reader in readers):
             self._end(step, FAILED, None, at)
             return
-        catcher = self._catcher(step)
+        catcher = catcher_of(self, step)
         is_late = catcher is not None and catcher.is_ended
         origin = step
         if self.splits:
@@ -809,27 +792,7 @@ class Run(Standing):
             return
         step.ended_at = at
         self.failures.open.append(step.number)
-        self._climb(origin, error, step, causes)
-
-    def _catcher(self, step: StepState) -> StepState | None:
-        """The step that catches what this one fails of; None: it fails the run."""
-        catching = self.scopes[step.scope].catching
-        owner = None if catching < 0 else self.scopes[catching].owner
-        return None if owner is None else self.steps[owner]
-
-    def _climb(
-        self, origin: StepState, error: Error, failed: StepState, causes: Sequence[StepState] = ()
-    ) -> None:
-        """The failure reaches whoever catches what `origin` is part of; else it is the run's, and
-        a resume tries its causes afresh."""
-        catcher = self._catcher(origin)
-        number = self.failures.origin_of(causes[0].number if causes else failed.number)
-        if catcher is None:
-            self._reopen(causes)
-            finished = RunFinished(status=RunStatus.FAILED, error=error, step=number)
-            self.following.append(finished)
-        else:
-            self.following.append(ScopeClosed(step=catcher.number, error=error, failed=number))
+        climb(self, origin, error, step, causes)
 
     def _count_down(self, dependents: Iterable[int], status: StepStatus) -> None:
         stuck: list[StepState] = []
@@ -886,19 +849,13 @@ class Run(Standing):
             self.following.append(StepSkipped(step.number, "none of its inputs succeeded"))
             return
         assert failed[0].error is not None
-        self._climb(failed[0], failed[0].error, failed[0], failed)
+        climb(self, failed[0], failed[0].error, failed[0], failed)
 
 
 def _hands_on(reader: StepState) -> bool:
     """Whether the values that the step reads live on in its own."""
     action = reader.spec.action
     return isinstance(action, Wait) and action.kind in (WaitKind.STEPS, WaitKind.VALUE)
-
-
-def _does_without(reader: StepState, source: StepState) -> bool:
-    """Whether it may be of no consequence to the reader that the source has no value."""
-    is_borne = source.status is FAILED and reader.spec.join is not Join.ALL_SUCCEEDED
-    return is_borne or waits_for_steps(reader)
 
 
 def _needed(graph: Graph | None) -> Graph:
