@@ -8,7 +8,6 @@ A *scope* is the sub-graph a step returned; the run's own graph is scope 0. A fa
 innermost scope whose owner catches. All walks are loops over explicit lists: depth costs no stack.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
@@ -44,12 +43,21 @@ from weftline.core.events import (
 from weftline.core.graph import (
     Graph,
     Join,
-    OptionalInput,
     decode_pages,
     problems_of,
 )
 from weftline.core.names import Names
 from weftline.core.policy import DEFAULT_POLICY
+from weftline.core.progress import (
+    count_down,
+    end,
+    free,
+    inputs_ended,
+    make_ready,
+    pass_state_on,
+    refill,
+    succeed,
+)
 from weftline.core.signals import Signals
 from weftline.core.splits import ended_sources, look_at_split, split_of, waits_for_steps
 from weftline.core.standing import Standing
@@ -63,14 +71,12 @@ from weftline.core.state import (
     WAITING,
     Scope,
     StepState,
-    StepStatus,
 )
 from weftline.core.values import (
     NOTHING,
     Error,
     Packed,
     pack_caught,
-    pack_list,
 )
 from weftline.errors import ImpossibleEvent
 
@@ -166,7 +172,7 @@ class Run(Standing):
                 continue
             if step.status is WAITING:
                 step.due_at = None
-                self._make_ready(step)
+                make_ready(self, step)
             elif step.status is RUNNING and isinstance(step.spec.action, Wait):
                 yield self._end_of_patience(step, step.spec.action)
 
@@ -264,7 +270,7 @@ class Run(Standing):
         if not (self.is_pending and self.is_open):
             raise ImpossibleEvent("a run begins once, and not after its end")
         self.is_pending, self.started_at = False, at
-        self._refill()
+        refill(self)
 
     def _adopted(self, event: RunAdopted, at: float, graph: Graph | None) -> None:
         self.adoptions += 1
@@ -275,7 +281,7 @@ class Run(Standing):
                     step.status = READY
         if event.lost:
             self._lose_values(event.lost)
-        self._refill()
+        refill(self)
         if self.adoptions >= MAX_ADOPTIONS and self.is_open:
             reason = f"it was adopted {self.adoptions} times without getting any further"
             self.following.append(Quarantined(reason=reason))
@@ -305,7 +311,7 @@ class Run(Standing):
                     step.status = READY
         self.later = [(s.due_at, s.number) for s in self.steps if s.due_at is not None]
         heapify(self.later)
-        self._refill()
+        refill(self)
         for number in self.splits:  # meanwhile enough may have ended
             look_at_split(self, self.steps[number])
 
@@ -324,8 +330,8 @@ class Run(Standing):
         if event.state is not UNSET:
             self.state = bytes(event.state)
         if self.is_actor:
-            self._pass_state_on(step)
-        self._succeed(step, bytes(event.value), at)
+            pass_state_on(self, step)
+        succeed(self, step, bytes(event.value), at)
 
     def _failed(self, event: StepFailed, at: float, graph: Graph | None) -> None:
         step = self._open_step(event.step, event.attempt)
@@ -338,7 +344,7 @@ class Run(Standing):
             heappush(self.later, (event.retry_at, step.number))
             return
         if self.is_actor:
-            self._pass_state_on(step)
+            pass_state_on(self, step)
         action = step.spec.action
         causes: list[StepState] = []
         if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
@@ -351,7 +357,7 @@ class Run(Standing):
         step = self._open_step(event.step, event.attempt)
         self._count_attempt(step, event.attempt)
         step.losses += 1
-        self._make_ready(step)
+        make_ready(self, step)
         if step.losses >= MAX_LOSSES and self.is_open:
             reason = (
                 f"step {step.name!r} ended its process {step.losses} times in a row"
@@ -363,7 +369,7 @@ class Run(Standing):
         step = self.get_step(event.step)
         if step.status is not WAITING:
             raise ImpossibleEvent(f"step {step.name!r} is {step.status} and cannot be skipped")
-        self._end(step, SKIPPED, None, at)
+        end(self, step, SKIPPED, None, at)
 
     def _decided(self, event: ConditionDecided, at: float, graph: Graph | None) -> None:
         step = self.get_step(event.step)
@@ -374,7 +380,7 @@ class Run(Standing):
             )
         step.condition = event.holds
         if event.holds:
-            self._make_ready(step)
+            make_ready(self, step)
         else:
             self.following.append(StepSkipped(step.number, "its condition does not hold"))
 
@@ -387,7 +393,7 @@ class Run(Standing):
         if event.state is not UNSET:
             self.state = bytes(event.state)
         if self.is_actor:
-            self._pass_state_on(step)
+            pass_state_on(self, step)
         self._open_scope(step, _needed(graph))
 
     def _wait_begun(self, event: WaitBegun, at: float, graph: Graph | None) -> None:
@@ -416,7 +422,7 @@ class Run(Standing):
             if not self.signals.take(name, step.number):
                 raise ImpossibleEvent(f"no signal {name!r} has come for step {step.name!r}")
         step.due_at = None
-        self._succeed(step, bytes(event.value), at)
+        succeed(self, step, bytes(event.value), at)
 
     def _signaled(self, event: SignalReceived, at: float, graph: Graph | None) -> None:
         if self.finished is RunStatus.SUCCESSFUL:
@@ -457,7 +463,7 @@ class Run(Standing):
         self.undecided.clear()
         self.unfinished = self.undelivered = 0
         self.steps, self.scopes, self.last_call = [], [], None
-        self._refill()
+        refill(self)
         self.dropped += dropped
 
     def _scope_closed(self, event: ScopeClosed, at: float, graph: Graph | None) -> None:
@@ -478,11 +484,11 @@ class Run(Standing):
                     step.status, step.ended_at, step.due_at = CANCELED, at, None
                     self.unfinished -= 1
                     if self.is_actor:
-                        self._pass_state_on(step)
+                        pass_state_on(self, step)
         still_open = [n for n in self.failures.open if not self.scopes[self.steps[n].scope].closed]
         self.unfinished -= len(self.failures.open) - len(still_open)
         self.failures.open = still_open
-        self._end(owner, SUCCESSFUL, pack_caught(None, event.error), at)
+        end(self, owner, SUCCESSFUL, pack_caught(None, event.error), at)
 
     def _canceling(self, event: CancelRequested, at: float, graph: Graph | None) -> None:
         if self.finished is RunStatus.SUCCESSFUL:
@@ -493,7 +499,7 @@ class Run(Standing):
     def _paused(self, event: PauseChanged, at: float, graph: Graph | None) -> None:
         self.is_paused = event.paused
         if not event.paused:
-            self._refill()
+            refill(self)
 
     def _quarantined(self, event: Quarantined, at: float, graph: Graph | None) -> None:
         self.held = event.reason
@@ -526,30 +532,6 @@ class Run(Standing):
         step.attempt = attempt
         step.due_at = None
 
-    def _make_ready(self, step: StepState) -> None:
-        step.status = READY
-        action = step.spec.action
-        if type(action) is not PythonCall:
-            self.beginning.append(step.number)
-        elif not action.is_writer or self.writers.claim(step.number):
-            self.ready.append(step.number)
-
-    def _refill(self) -> None:
-        """List anew what may be started."""
-        self.generation += 1
-        self.ready, self.beginning = deque(), deque()
-        self.dropped.clear()
-        self.writers.line_up_anew(lambda n: n < len(self.steps) and self.steps[n].may_begin)
-        for step in self.steps:
-            if step.status is READY:
-                self._make_ready(step)
-
-    def _pass_state_on(self, step: StepState) -> None:
-        """The step has done with the actor's state: the next one may have it."""
-        following = self.writers.pass_on(step.number, lambda n: self.steps[n].status is READY)
-        if following is not None:
-            self._make_ready(self.steps[following])
-
     def _lose_values(self, lost: tuple[int, ...]) -> None:
         """What was read from these steps has to be made again."""
         for number in lost:
@@ -575,15 +557,7 @@ class Run(Standing):
                         reader.status = WAITING
             step.waiting_on = sum(not self.has_ended(n) for n in self.sources_of(step))
             if step.waiting_on == 0:
-                self._free(step)
-
-    def _free(self, step: StepState) -> None:
-        """All that the step waited for has ended: READY, unless its condition is undecided."""
-        step.joined = True
-        if step.spec.when is not None and step.condition is None:
-            self.undecided.append(step.number)
-        else:
-            self._make_ready(step)
+                free(self, step)
 
     def _open_scope(
         self, owner: StepState | None, graph: Graph, after: StepState | None = None
@@ -634,9 +608,9 @@ class Run(Standing):
                 self._read_outer(step, after.number)
             if waits_for_steps(step):
                 self.splits[step.number] = sum(1 for _ in spec.upstream()) + len(spec.outer())
-                self._free(step)  # it is the wait itself that waits for them
+                free(self, step)  # it is the wait itself that waits for them
             elif step.waiting_on == 0:
-                self._join(step)
+                inputs_ended(self, step)
         for step, causes in lacking:
             self._go_without(step, causes)
         return scope
@@ -716,50 +690,7 @@ class Run(Standing):
         """These steps get no value because of the failure; who does without knows it now."""
         fresh = self.failures.bear(failed.number, doomed)
         readers = [reader for number in fresh for reader in bearing_readers(self, number)]
-        self._count_down(readers, FAILED)
-
-    def _end(self, step: StepState, status: StepStatus, value: Packed | None, at: float) -> None:
-        """End the step, and every owner whose output that settles."""
-        while True:
-            step.status, step.value, step.ended_at = status, value, at
-            step.losses = 0
-            self._count_ended(1, step.dependents, status)
-            scope = self.scopes[step.scope]
-            is_pair = step.spec.policy.catch
-            if isinstance(scope.output, list):
-                if step.number not in scope.outputs:
-                    return
-                scope.left -= 1
-                if scope.left:
-                    return
-                value = pack_list([self.value_of(n) or NOTHING for n in scope.output])
-                status, is_pair = SUCCESSFUL, False
-            elif scope.output != step.number:
-                return
-            head = self.scopes[scope.head]
-            head.result, head.delivered = value, True
-            if head.owner is None:
-                self.undelivered -= 1
-                if self.is_actor:
-                    self.value = value
-                return
-            self._count_ended(head.chained, head.followers, status)
-            step = self.steps[head.owner]
-            # One flat pair: an output step that catches itself has made the pair already.
-            if value is not None and step.spec.policy.catch and not is_pair:
-                value = pack_caught(value, None)
-
-    def _count_ended(self, count: int, dependents: list[int] | None, status: StepStatus) -> None:
-        self.unfinished -= count
-        if status is SUCCESSFUL:
-            self.succeeded += count
-        if dependents:
-            self._count_down(dependents, status)
-
-    def _succeed(self, step: StepState, value: Packed, at: float) -> None:
-        self._end(
-            step, SUCCESSFUL, pack_caught(value, None) if step.spec.policy.catch else value, at
-        )
+        count_down(self, readers, FAILED)
 
     def _fail(
         self, step: StepState, error: Error, at: float, causes: Sequence[StepState] = ()
@@ -768,7 +699,7 @@ class Run(Standing):
         are failures that were borne so far, and are what it failed of."""
         step.error = error
         if step.spec.policy.catch:
-            self._end(step, SUCCESSFUL, pack_caught(None, error), at)
+            end(self, step, SUCCESSFUL, pack_caught(None, error), at)
             return
         if causes:
             self.failures.note_causes(step.number, [each.number for each in causes])
@@ -776,7 +707,7 @@ class Run(Standing):
         is_output = step.number in self.scopes[step.scope].outputs
         step.status = FAILED  # as whoever does without it must see it
         if readers and not is_output and all(does_without(reader, step) for reader in readers):
-            self._end(step, FAILED, None, at)
+            end(self, step, FAILED, None, at)
             return
         catcher = catcher_of(self, step)
         is_late = catcher is not None and catcher.is_ended
@@ -788,68 +719,11 @@ class Run(Standing):
                 return
             origin = needing if is_late else step
         elif is_late:
-            self._end(step, FAILED, None, at)  # its scope has delivered: too late to matter
+            end(self, step, FAILED, None, at)  # its scope has delivered: too late to matter
             return
         step.ended_at = at
         self.failures.open.append(step.number)
         climb(self, origin, error, step, causes)
-
-    def _count_down(self, dependents: Iterable[int], status: StepStatus) -> None:
-        stuck: list[StepState] = []
-        for number in dependents:
-            step = self.steps[number]
-            step.waiting_on -= 1
-            if step.joined or step.status is not WAITING:
-                if number in self.splits:
-                    look_at_split(self, step)
-                continue
-            join = step.spec.join
-            if join is Join.ONE_SUCCEEDED:
-                if status is SUCCESSFUL:
-                    self._free(step)
-                elif step.waiting_on == 0:
-                    stuck.append(step)
-                continue
-            step.lacks |= status is not SUCCESSFUL
-            if not step.waiting_on:
-                self._join(step)
-        for step in stuck:
-            self._none_succeeded(step)
-
-    def _join(self, step: StepState) -> None:
-        """All inputs of the step have ended; without one that it needs, it is skipped."""
-        is_needing = step.spec.join is Join.ALL_SUCCEEDED
-        if is_needing and step.lacks and not self._bears_absence(step):
-            self.following.append(StepSkipped(step=step.number, reason="an input was skipped"))
-        else:
-            self._free(step)
-
-    def _bears_absence(self, step: StepState) -> bool:
-        """Whether every ended input without a value has a default."""
-        if any(self.value_of(n) is None for n in step.spec.outer()):
-            return False
-        first = self.scopes[step.scope].first
-        with_default = {
-            first + entry.step
-            for entry in step.spec.inputs
-            if isinstance(entry, OptionalInput) and entry.default is not None
-        }
-        return all(
-            first + n in with_default
-            for n in step.spec.upstream()
-            if self.steps[first + n].status in (SKIPPED, FAILED)
-        )
-
-    def _none_succeeded(self, step: StepState) -> None:
-        """No input of a `one succeeded` join succeeded: the failures climb, or it is skipped."""
-        first = self.scopes[step.scope].first
-        sources = {first + n for n in step.spec.upstream()}
-        failed = [self.steps[n] for n in sorted(sources) if self.steps[n].status is FAILED]
-        if not failed:
-            self.following.append(StepSkipped(step.number, "none of its inputs succeeded"))
-            return
-        assert failed[0].error is not None
-        climb(self, failed[0], failed[0].error, failed[0], failed)
 
 
 def _hands_on(reader: StepState) -> bool:
