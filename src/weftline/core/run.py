@@ -8,13 +8,14 @@ A *scope* is the sub-graph a step returned; the run's own graph is scope 0. A fa
 innermost scope whose owner catches. All walks are loops over explicit lists: depth costs no stack.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 
 from msgspec import UNSET, Raw
 
 from weftline.core.actions import PythonCall, Wait, WaitKind
-from weftline.core.climbing import bearing_readers, catcher_of, climb, does_without
+from weftline.core.bearing import fail, go_without
+from weftline.core.climbing import does_without
 from weftline.core.events import (
     ActorRested,
     CallReceived,
@@ -42,14 +43,12 @@ from weftline.core.events import (
 )
 from weftline.core.graph import (
     Graph,
-    Join,
     decode_pages,
     problems_of,
 )
 from weftline.core.names import Names
 from weftline.core.policy import DEFAULT_POLICY
 from weftline.core.progress import (
-    count_down,
     end,
     free,
     inputs_ended,
@@ -63,7 +62,6 @@ from weftline.core.splits import ended_sources, look_at_split, split_of, waits_f
 from weftline.core.standing import Standing
 from weftline.core.state import (
     CANCELED,
-    FAILED,
     READY,
     RUNNING,
     SKIPPED,
@@ -351,7 +349,7 @@ class Run(Standing):
             self.signals.leave(action.name or "", step.number)
         elif isinstance(action, Wait) and step.number in self.splits:
             causes = self.failures_among(ended_sources(self, step, action))
-        self._fail(step, event.error, at, causes)
+        fail(self, step, event.error, at, causes)
 
     def _lost(self, event: StepLost, at: float, graph: Graph | None) -> None:
         step = self._open_step(event.step, event.attempt)
@@ -612,7 +610,7 @@ class Run(Standing):
             elif step.waiting_on == 0:
                 inputs_ended(self, step)
         for step, causes in lacking:
-            self._go_without(step, causes)
+            go_without(self, step, causes)
         return scope
 
     def _read_outer(self, step: StepState, number: int) -> list[StepState]:
@@ -634,96 +632,6 @@ class Run(Standing):
         return causes
 
     # -- waiting for some of many steps ---------------------------------------------------------
-
-    def _foresee(self, first: StepState) -> tuple[list[int], StepState | None]:
-        """What gets no value when this step has none: itself, what reads it, whose output it is,
-        and so on, as far as the waits for some of many steps, which do without. The second is a
-        step that cannot, if there is one."""
-        doomed = {first.number: None}
-        left = [first]
-        while left:
-            step = left.pop()
-            scope = self.scopes[step.scope]
-            readers = self.readers_of(step.number)
-            catcher = catcher_of(self, step)
-            is_late = catcher is not None and catcher.is_ended
-            following: list[StepState] = []
-            if step.number in scope.outputs:
-                owner = self.scopes[scope.head].owner
-                if owner is None or (self.steps[owner].spec.policy.catch and not is_late):
-                    return list(doomed), step
-                following.append(self.steps[owner])
-            elif not readers and not is_late:
-                return list(doomed), step
-            for reader in map(self.steps.__getitem__, readers):
-                if reader.is_ended or does_without(reader, step):
-                    continue
-                if reader.spec.join is not Join.ALL_SUCCEEDED and not is_late:
-                    return list(doomed), reader  # it bears a failure, not what lies behind one
-                following.append(reader)
-            for each in following:
-                if not each.is_ended and each.number not in doomed:
-                    doomed[each.number] = None
-                    left.append(each)
-        return list(doomed), None
-
-    def _go_without(self, step: StepState, causes: list[StepState]) -> None:
-        """The step reads what failures, of no consequence so far, have left without a value."""
-        doomed, needing = self._foresee(step)
-        if needing is None:
-            for failed in causes:
-                self._doom(doomed, failed)
-            return
-        error = causes[0].error
-        assert error is not None
-        catcher = catcher_of(self, step)
-        is_late = catcher is not None and catcher.is_ended
-        climb(self, needing if is_late else step, error, causes[0], causes)
-
-    def _bear(self, failed: StepState, doomed: list[int], at: float) -> None:
-        """What this failure prevents is needed by nobody: it is of no consequence so far."""
-        failed.status, failed.ended_at, failed.losses = FAILED, at, 0
-        self.unfinished -= 1
-        self._doom(doomed, failed)
-
-    def _doom(self, doomed: list[int], failed: StepState) -> None:
-        """These steps get no value because of the failure; who does without knows it now."""
-        fresh = self.failures.bear(failed.number, doomed)
-        readers = [reader for number in fresh for reader in bearing_readers(self, number)]
-        count_down(self, readers, FAILED)
-
-    def _fail(
-        self, step: StepState, error: Error, at: float, causes: Sequence[StepState] = ()
-    ) -> None:
-        """The step has failed for good; its failure becomes a value, is borne, or climbs. `causes`
-        are failures that were borne so far, and are what it failed of."""
-        step.error = error
-        if step.spec.policy.catch:
-            end(self, step, SUCCESSFUL, pack_caught(None, error), at)
-            return
-        if causes:
-            self.failures.note_causes(step.number, [each.number for each in causes])
-        readers = [self.steps[n] for n in step.dependents or ()]
-        is_output = step.number in self.scopes[step.scope].outputs
-        step.status = FAILED  # as whoever does without it must see it
-        if readers and not is_output and all(does_without(reader, step) for reader in readers):
-            end(self, step, FAILED, None, at)
-            return
-        catcher = catcher_of(self, step)
-        is_late = catcher is not None and catcher.is_ended
-        origin = step
-        if self.splits:
-            doomed, needing = self._foresee(step)
-            if needing is None:
-                self._bear(step, doomed, at)
-                return
-            origin = needing if is_late else step
-        elif is_late:
-            end(self, step, FAILED, None, at)  # its scope has delivered: too late to matter
-            return
-        step.ended_at = at
-        self.failures.open.append(step.number)
-        climb(self, origin, error, step, causes)
 
 
 def _hands_on(reader: StepState) -> bool:
