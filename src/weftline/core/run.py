@@ -14,8 +14,7 @@ from heapq import heapify, heappop, heappush
 from msgspec import UNSET, Raw
 
 from weftline.core.actions import PythonCall, Wait, WaitKind
-from weftline.core.bearing import fail, go_without
-from weftline.core.climbing import does_without
+from weftline.core.bearing import fail
 from weftline.core.events import (
     ActorRested,
     CallReceived,
@@ -47,18 +46,17 @@ from weftline.core.graph import (
     problems_of,
 )
 from weftline.core.names import Names
-from weftline.core.policy import DEFAULT_POLICY
 from weftline.core.progress import (
     end,
     free,
-    inputs_ended,
     make_ready,
     pass_state_on,
     refill,
     succeed,
 )
+from weftline.core.scopes import open_scope
 from weftline.core.signals import Signals
-from weftline.core.splits import ended_sources, look_at_split, split_of, waits_for_steps
+from weftline.core.splits import ended_sources, look_at_split, split_of
 from weftline.core.standing import Standing
 from weftline.core.state import (
     CANCELED,
@@ -67,7 +65,6 @@ from weftline.core.state import (
     SKIPPED,
     SUCCESSFUL,
     WAITING,
-    Scope,
     StepState,
 )
 from weftline.core.values import (
@@ -260,7 +257,7 @@ class Run(Standing):
         self.is_pending, self.is_actor = event.is_pending, event.is_actor
         self.group = event.group
         self.warnings += event.warnings
-        opened = self._open_scope(None, _needed(graph))
+        opened = open_scope(self, None, _needed(graph))
         if self.is_actor:
             self.last_call = opened.first
 
@@ -392,7 +389,7 @@ class Run(Standing):
             self.state = bytes(event.state)
         if self.is_actor:
             pass_state_on(self, step)
-        self._open_scope(step, _needed(graph))
+        open_scope(self, step, _needed(graph))
 
     def _wait_begun(self, event: WaitBegun, at: float, graph: Graph | None) -> None:
         step = self._open_step(event.step, None)
@@ -438,7 +435,7 @@ class Run(Standing):
             text = "; ".join(problems) or "it reads a step that the run does not have"
             raise ImpossibleEvent(f"a call that cannot be carried out: {text}")
         previous = None if self.last_call is None else self.steps[self.last_call]
-        self.last_call = self._open_scope(None, graph, previous).first
+        self.last_call = open_scope(self, None, graph, previous).first
         if event.call:
             self.calls[event.call] = self.last_call
 
@@ -556,80 +553,6 @@ class Run(Standing):
             step.waiting_on = sum(not self.has_ended(n) for n in self.sources_of(step))
             if step.waiting_on == 0:
                 free(self, step)
-
-    def _open_scope(
-        self, owner: StepState | None, graph: Graph, after: StepState | None = None
-    ) -> Scope:
-        """Take in a sub-graph; its steps begin when `after`, if given, has ended."""
-        first, number = len(self.steps), len(self.scopes)
-        scope = Scope(None if owner is None else owner.number, first, graph)
-        scope.head = number
-        if owner is not None:
-            owner.opened = number
-            around = self.scopes[owner.scope]
-            if around.inner is None:
-                around.inner = []
-            around.inner.append(number)
-            scope.catching = number if owner.spec.policy.catch else around.catching
-            is_tail = owner.number == around.output and around.owner is not None
-            if is_tail and not owner.spec.policy.catch and not isinstance(scope.output, list):
-                scope.head = around.head
-                head = self.scopes[scope.head]
-                head.chained += 1
-                if owner.dependents:
-                    head.followers = head.followers or []
-                    head.followers += owner.dependents
-                    owner.dependents = None
-        else:
-            self.undelivered += 1
-        self.scopes.append(scope)
-        self.unfinished += len(graph.steps)
-        steps = self.steps
-        for position, spec in enumerate(graph.steps, first):
-            steps.append(StepState(position, self.naming.add(spec.name, position), spec, number))
-            if spec.policy is not DEFAULT_POLICY and spec.policy.checkpoint is False:
-                self.has_volatile = True
-        lacking: list[tuple[StepState, list[StepState]]] = []
-        for step in steps[first:]:
-            spec = step.spec
-            for source in spec.upstream():
-                upstream = steps[first + source]
-                if upstream.dependents is None:
-                    upstream.dependents = [step.number]
-                else:
-                    upstream.dependents.append(step.number)
-                step.waiting_on += 1
-            for source in spec.outer() if spec.inputs else ():
-                if causes := self._read_outer(step, source):
-                    lacking.append((step, causes))
-            if after is not None:
-                self._read_outer(step, after.number)
-            if waits_for_steps(step):
-                self.splits[step.number] = sum(1 for _ in spec.upstream()) + len(spec.outer())
-                free(self, step)  # it is the wait itself that waits for them
-            elif step.waiting_on == 0:
-                inputs_ended(self, step)
-        for step, causes in lacking:
-            go_without(self, step, causes)
-        return scope
-
-    def _read_outer(self, step: StepState, number: int) -> list[StepState]:
-        """Let the step wait for one that the run had before it. Gives failures, borne so far, by
-        which that one has no value, when the step cannot do without it."""
-        source, causes = self.get_step(number), self.failures_of(number)
-        if self.has_ended(number) and not causes:
-            step.lacks |= self.value_of(number) is None
-            return []
-        opened = None if source.opened is None else self.scopes[source.opened]
-        if opened is not None and self.scopes[opened.head] is not opened:
-            head = self.scopes[opened.head]  # its value comes from the end of its chain
-            head.followers = [*(head.followers or ()), step.number]
-        else:
-            source.dependents = [*(source.dependents or ()), step.number]
-        if causes and does_without(step, source):
-            return []
-        step.waiting_on += 1
-        return causes
 
     # -- waiting for some of many steps ---------------------------------------------------------
 

@@ -1,0 +1,86 @@
+"""Taking in the sub-graphs of a run, and leaving them."""
+
+from weftline.core.bearing import go_without
+from weftline.core.climbing import does_without
+from weftline.core.graph import Graph
+from weftline.core.policy import DEFAULT_POLICY
+from weftline.core.progress import free, inputs_ended
+from weftline.core.splits import waits_for_steps
+from weftline.core.standing import Standing
+from weftline.core.state import Scope, StepState
+
+
+def open_scope(
+    run: Standing, owner: StepState | None, graph: Graph, after: StepState | None = None
+) -> Scope:
+    """Take in a sub-graph; its steps begin when `after`, if given, has ended."""
+    first, number = len(run.steps), len(run.scopes)
+    scope = Scope(None if owner is None else owner.number, first, graph)
+    scope.head = number
+    if owner is not None:
+        owner.opened = number
+        around = run.scopes[owner.scope]
+        if around.inner is None:
+            around.inner = []
+        around.inner.append(number)
+        scope.catching = number if owner.spec.policy.catch else around.catching
+        is_tail = owner.number == around.output and around.owner is not None
+        if is_tail and not owner.spec.policy.catch and not isinstance(scope.output, list):
+            scope.head = around.head
+            head = run.scopes[scope.head]
+            head.chained += 1
+            if owner.dependents:
+                head.followers = head.followers or []
+                head.followers += owner.dependents
+                owner.dependents = None
+    else:
+        run.undelivered += 1
+    run.scopes.append(scope)
+    run.unfinished += len(graph.steps)
+    steps = run.steps
+    for position, spec in enumerate(graph.steps, first):
+        steps.append(StepState(position, run.naming.add(spec.name, position), spec, number))
+        if spec.policy is not DEFAULT_POLICY and spec.policy.checkpoint is False:
+            run.has_volatile = True
+    lacking: list[tuple[StepState, list[StepState]]] = []
+    for step in steps[first:]:
+        spec = step.spec
+        for source in spec.upstream():
+            upstream = steps[first + source]
+            if upstream.dependents is None:
+                upstream.dependents = [step.number]
+            else:
+                upstream.dependents.append(step.number)
+            step.waiting_on += 1
+        for source in spec.outer() if spec.inputs else ():
+            if causes := _read_outer(run, step, source):
+                lacking.append((step, causes))
+        if after is not None:
+            _read_outer(run, step, after.number)
+        if waits_for_steps(step):
+            run.splits[step.number] = sum(1 for _ in spec.upstream()) + len(spec.outer())
+            free(run, step)  # it is the wait itself that waits for them
+        elif step.waiting_on == 0:
+            inputs_ended(run, step)
+    for step, causes in lacking:
+        go_without(run, step, causes)
+    return scope
+
+
+def _read_outer(run: Standing, step: StepState, number: int) -> list[StepState]:
+    """Let the step wait for one that the run had before it. Gives failures, borne so far, by
+    which that one has no value, when the step cannot do without it."""
+    source, causes = run.get_step(number), run.failures_of(number)
+    if run.has_ended(number) and not causes:
+        step.lacks |= run.value_of(number) is None
+        return []
+    opened = None if source.opened is None else run.scopes[source.opened]
+    if opened is not None and run.scopes[opened.head] is not opened:
+        head = run.scopes[opened.head]  # its value comes from the end of its chain
+        head.followers = [*(head.followers or ()), step.number]
+    else:
+        source.dependents = [*(source.dependents or ()), step.number]
+    if causes and does_without(step, source):
+        return []
+    step.waiting_on += 1
+    return causes
