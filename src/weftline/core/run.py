@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 
 from msgspec import UNSET, Raw
 
-from weftline.core.actions import PythonCall, Wait, WaitKind
+from weftline.core.actions import Wait, WaitKind
 from weftline.core.bearing import fail
 from weftline.core.events import (
     ActorRested,
@@ -48,7 +48,6 @@ from weftline.core.graph import (
 from weftline.core.names import Names
 from weftline.core.progress import (
     end,
-    free,
     make_ready,
     pass_state_on,
     refill,
@@ -73,6 +72,7 @@ from weftline.core.values import (
     Packed,
     pack_caught,
 )
+from weftline.core.volatile import find_lost, lose_values, may_be_volatile
 from weftline.errors import ImpossibleEvent
 
 MAX_LOSSES = 4
@@ -84,49 +84,6 @@ MAX_ADOPTIONS = 10
 
 class Run(Standing):
     """A run as it stands after the events applied so far."""
-
-    # -- questions ------------------------------------------------------------------------------
-
-    def may_be_volatile(self, number: int) -> bool:
-        """Whether the step's value need not survive a crash: it was asked for, for the step or for
-        one that returned it, and the value does not live on in that of another one: of a whole
-        scope, or of a wait for steps. A method of an actor is not carried out twice."""
-        if not self.has_volatile:
-            return False
-        step = self.steps[number]
-        action = step.spec.action
-        if number in self.scopes[step.scope].outputs or (
-            isinstance(action, PythonCall) and action.is_writer
-        ):
-            return False
-        if any(map(_hands_on, map(self.steps.__getitem__, step.dependents or ()))):
-            return False
-        while step.spec.policy.checkpoint is None:
-            owner = self.scopes[step.scope].owner
-            if owner is None:
-                return False
-            step = self.steps[owner]
-        return not step.spec.policy.checkpoint
-
-    def find_lost(self, is_there: Callable[[Packed], bool]) -> tuple[int, ...]:
-        """Steps to be carried out again, since their volatile value is gone and still needed."""
-        lost: set[int] = set()
-        looked_at = [n for n in self.volatile if self._is_needed(n)]
-        while looked_at:
-            number = looked_at.pop()
-            step = self.steps[number]
-            if number in lost or step.value is None or is_there(step.value):
-                continue
-            lost.add(number)
-            looked_at += [n for n in self.sources_of(step) if n in self.volatile]
-        return tuple(sorted(lost))
-
-    def _is_needed(self, number: int) -> bool:
-        open_failures = set(self.failures.open)  # a resume tries these afresh
-        for reader in map(self.steps.__getitem__, self.steps[number].dependents or ()):
-            if reader.opened is None and (not reader.is_ended or reader.number in open_failures):
-                return True
-        return False
 
     def settle(self) -> Event | None:
         """The next event that follows from those applied, or None. Record it, apply it, ask again.
@@ -221,6 +178,14 @@ class Run(Standing):
             return None
         return now + policy.delay_s(tried, luck)
 
+    def may_be_volatile(self, number: int) -> bool:
+        """Whether the step's value need not survive a crash of the machine."""
+        return self.has_volatile and may_be_volatile(self, number)
+
+    def find_lost(self, is_there: Callable[[Packed], bool]) -> tuple[int, ...]:
+        """Steps to be carried out again, since their volatile value is gone and still needed."""
+        return find_lost(self, is_there)
+
     # -- one rule an event ----------------------------------------------------------------------
 
     def apply(self, event: Event, at: float, graph: Graph | None = None) -> None:
@@ -275,7 +240,7 @@ class Run(Standing):
                 if not isinstance(step.spec.action, Wait):
                     step.status = READY
         if event.lost:
-            self._lose_values(event.lost)
+            lose_values(self, event.lost)
         refill(self)
         if self.adoptions >= MAX_ADOPTIONS and self.is_open:
             reason = f"it was adopted {self.adoptions} times without getting any further"
@@ -526,41 +491,6 @@ class Run(Standing):
     def _count_attempt(self, step: StepState, attempt: int) -> None:
         step.attempt = attempt
         step.due_at = None
-
-    def _lose_values(self, lost: tuple[int, ...]) -> None:
-        """What was read from these steps has to be made again."""
-        for number in lost:
-            step = self.steps[number]
-            if step.status is not SUCCESSFUL or number not in self.volatile:
-                raise ImpossibleEvent(f"step {step.name!r} has no value that could be lost")
-            step.status, step.value, step.ended_at = WAITING, None, None
-            step.joined = False
-            self.volatile.discard(number)
-            self.unfinished += 1
-            self.succeeded -= 1
-        for number in lost:
-            step = self.steps[number]
-            for reader in map(self.steps.__getitem__, step.dependents or ()):
-                is_open = not reader.is_ended or reader.number in self.failures.open
-                if is_open and reader.number not in lost:
-                    reader.waiting_on += 1
-                    if reader.status is not RUNNING:
-                        reader.joined, reader.due_at = False, None
-                        if reader.number in self.undecided:
-                            self.undecided.remove(reader.number)
-                    if reader.status is READY:
-                        reader.status = WAITING
-            step.waiting_on = sum(not self.has_ended(n) for n in self.sources_of(step))
-            if step.waiting_on == 0:
-                free(self, step)
-
-    # -- waiting for some of many steps ---------------------------------------------------------
-
-
-def _hands_on(reader: StepState) -> bool:
-    """Whether the values that the step reads live on in its own."""
-    action = reader.spec.action
-    return isinstance(action, Wait) and action.kind in (WaitKind.STEPS, WaitKind.VALUE)
 
 
 def _needed(graph: Graph | None) -> Graph:
