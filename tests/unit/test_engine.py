@@ -10,7 +10,7 @@ from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, StepFailed, decode_event
 from weftline.core.graph import Join, OuterInput, Step, decode_pages
 from weftline.core.policy import Placement
-from weftline.core.run import MAX_ADOPTIONS, MAX_LOSSES
+from weftline.core.rules import MAX_ADOPTIONS, MAX_LOSSES
 from weftline.core.state import StepStatus
 from weftline.core.values import Object, pack_list
 from weftline.engine.active import Committed, Ended, Output, Stalled

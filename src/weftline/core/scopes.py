@@ -4,10 +4,10 @@ from weftline.core.bearing import go_without
 from weftline.core.climbing import does_without
 from weftline.core.graph import Graph
 from weftline.core.policy import DEFAULT_POLICY
-from weftline.core.progress import free, inputs_ended
+from weftline.core.progress import free, inputs_ended, pass_state_on
 from weftline.core.splits import waits_for_steps
 from weftline.core.standing import Standing
-from weftline.core.state import Scope, StepState
+from weftline.core.state import CANCELED, Scope, StepState
 
 
 def open_scope(
@@ -19,20 +19,7 @@ def open_scope(
     scope.head = number
     if owner is not None:
         owner.opened = number
-        around = run.scopes[owner.scope]
-        if around.inner is None:
-            around.inner = []
-        around.inner.append(number)
-        scope.catching = number if owner.spec.policy.catch else around.catching
-        is_tail = owner.number == around.output and around.owner is not None
-        if is_tail and not owner.spec.policy.catch and not isinstance(scope.output, list):
-            scope.head = around.head
-            head = run.scopes[scope.head]
-            head.chained += 1
-            if owner.dependents:
-                head.followers = head.followers or []
-                head.followers += owner.dependents
-                owner.dependents = None
+        _place(run, scope, owner, number)
     else:
         run.undelivered += 1
     run.scopes.append(scope)
@@ -42,6 +29,31 @@ def open_scope(
         steps.append(StepState(position, run.naming.add(spec.name, position), spec, number))
         if spec.policy is not DEFAULT_POLICY and spec.policy.checkpoint is False:
             run.has_volatile = True
+    _connect(run, first, after)
+    return scope
+
+
+def _place(run: Standing, scope: Scope, owner: StepState, number: int) -> None:
+    """Put the scope into the one that its owner is part of, or at the end of a chain."""
+    around = run.scopes[owner.scope]
+    if around.inner is None:
+        around.inner = []
+    around.inner.append(number)
+    scope.catching = number if owner.spec.policy.catch else around.catching
+    is_tail = owner.number == around.output and around.owner is not None
+    if is_tail and not owner.spec.policy.catch and not isinstance(scope.output, list):
+        scope.head = around.head
+        head = run.scopes[scope.head]
+        head.chained += 1
+        if owner.dependents:
+            head.followers = head.followers or []
+            head.followers += owner.dependents
+            owner.dependents = None
+
+
+def _connect(run: Standing, first: int, after: StepState | None) -> None:
+    """Let the steps from `first` on wait for what they read; those that need not are READY."""
+    steps = run.steps
     lacking: list[tuple[StepState, list[StepState]]] = []
     for step in steps[first:]:
         spec = step.spec
@@ -64,7 +76,6 @@ def open_scope(
             inputs_ended(run, step)
     for step, causes in lacking:
         go_without(run, step, causes)
-    return scope
 
 
 def _read_outer(run: Standing, step: StepState, number: int) -> list[StepState]:
@@ -84,3 +95,25 @@ def _read_outer(run: Standing, step: StepState, number: int) -> list[StepState]:
         return []
     step.waiting_on += 1
     return causes
+
+
+def close_scope(run: Standing, number: int, at: float) -> None:
+    """Drop what is not ended of a scope, and of those inside of it."""
+    open_scopes = [number]
+    while open_scopes:
+        scope = run.scopes[open_scopes.pop()]
+        if scope.closed:
+            continue
+        scope.closed = True
+        open_scopes += scope.inner or ()
+        for step in run.steps[scope.first : scope.first + scope.count]:
+            if not step.is_ended and not run.is_ended_link(step):
+                if step.may_begin:
+                    run.dropped.append(step.number)
+                step.status, step.ended_at, step.due_at = CANCELED, at, None
+                run.unfinished -= 1
+                if run.is_actor:
+                    pass_state_on(run, step)
+    still_open = [n for n in run.failures.open if not run.scopes[run.steps[n].scope].closed]
+    run.unfinished -= len(run.failures.open) - len(still_open)
+    run.failures.open = still_open
