@@ -1,7 +1,7 @@
 """How steps go on: what becomes READY, what ends, and who is told of it, once an edge."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from weftline.core.actions import PythonCall
 from weftline.core.climbing import climb
@@ -53,7 +53,7 @@ def succeed(run: Standing, step: StepState, value: Packed, at: float) -> None:
 
 
 def _count_ended(
-    run: Standing, count: int, dependents: list[int] | None, status: StepStatus
+    run: Standing, count: int, dependents: Sequence[int] | None, status: StepStatus
 ) -> None:
     run.unfinished -= count
     if status is SUCCESSFUL:

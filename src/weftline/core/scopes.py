@@ -56,13 +56,13 @@ def _connect(run: Standing, first: int, after: StepState | None) -> None:
     steps = run.steps
     lacking: list[tuple[StepState, list[StepState]]] = []
     for step in steps[first:]:
-        spec = step.spec
+        spec, reader = step.spec, (step.number,)
         for source in spec.upstream():
             upstream = steps[first + source]
             if upstream.dependents is None:
-                upstream.dependents = [step.number]
+                upstream.dependents = reader
             else:
-                upstream.dependents.append(step.number)
+                upstream.add_dependent(reader)
             step.waiting_on += 1
         for source in spec.outer() if spec.inputs else ():
             if causes := _read_outer(run, step, source):
@@ -88,9 +88,10 @@ def _read_outer(run: Standing, step: StepState, number: int) -> list[StepState]:
     opened = None if source.opened is None else run.scopes[source.opened]
     if opened is not None and run.scopes[opened.head] is not opened:
         head = run.scopes[opened.head]  # its value comes from the end of its chain
-        head.followers = [*(head.followers or ()), step.number]
+        head.followers = head.followers or []
+        head.followers.append(step.number)
     else:
-        source.dependents = [*(source.dependents or ()), step.number]
+        source.add_dependent((step.number,))
     if causes and does_without(step, source):
         return []
     step.waiting_on += 1
