@@ -26,7 +26,10 @@ def open_scope(
     run.unfinished += len(graph.steps)
     steps = run.steps
     for position, spec in enumerate(graph.steps, first):
-        steps.append(StepState(position, run.naming.add(spec.name, position), spec, number))
+        suffix = run.naming.add(spec.name, position)
+        if 0 < suffix < position:
+            suffix = steps[suffix].number  # equal: an int of its own would be 32 bytes a step
+        steps.append(StepState(position, suffix, spec, number))
         if spec.policy is not DEFAULT_POLICY and spec.policy.checkpoint is False:
             run.has_volatile = True
     _connect(run, first, after)
