@@ -4,7 +4,7 @@ import pytest
 from msgspec import DecodeError
 
 from tests.desk import HERE, Asleep, Desk
-from tests.graphs import error, graph, packed, step, timer
+from tests.graphs import Book, error, graph, packed, step, timer
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, StepFailed, decode_event
@@ -1073,9 +1073,10 @@ def test_a_graph_with_conditions_is_refused_with_a_clear_message(desk: Desk) -> 
 
 def test_a_graph_that_reads_steps_its_run_does_not_have_is_refused(desk: Desk) -> None:
     outer = graph(step("a", OuterInput(3)))
-    problem = desk.engine.refusal_of(outer, 3)
-    assert "step 'a' reads a step that its run does not have" in str(problem)
-    assert desk.engine.refusal_of(outer, 4) is None
+    for run in (None, Book(graph(*map(step, "bcd"))).run):
+        problem = desk.engine.refusal_of(outer, run)
+        assert "step 'a' reads a step that its run does not have" in str(problem)
+    assert desk.engine.refusal_of(outer, Book(graph(*map(step, "bcde"))).run) is None
 
 
 def test_a_graph_with_problems_of_shape_is_refused_with_all_of_them(desk: Desk) -> None:

@@ -109,7 +109,7 @@ def inputs_ended(run: Standing, step: StepState) -> None:
 
 def _bears_absence(run: Standing, step: StepState) -> bool:
     """Whether every ended input without a value has a default."""
-    if any(run.value_of(n) is None for n in step.spec.outer()):
+    if any(run.value_of(n) is None for n in run.outer_of(step.spec)):
         return False
     first = run.scopes[step.scope].first
     with_default = {

@@ -35,6 +35,7 @@ from weftline.core.events import (
 from weftline.core.graph import Graph, decode_pages, problems_of
 from weftline.core.names import Names
 from weftline.core.progress import end, make_ready, pass_state_on, refill, succeed
+from weftline.core.references import reference_problems
 from weftline.core.scopes import close_scope, open_scope
 from weftline.core.signals import Signals
 from weftline.core.splits import ended_sources, look_at_split
@@ -242,10 +243,8 @@ def _called(run: Standing, event: CallReceived, at: float, graph: Graph | None) 
     if not run.is_actor:
         raise ImpossibleEvent("the run is no actor: it takes no calls")
     graph = Graph(steps=decode_pages([event.steps]), output=0)
-    problems = problems_of(graph)
-    if problems or any(not 0 <= n < len(run.steps) for step in graph.steps for n in step.outer()):
-        text = "; ".join(problems) or "it reads a step that the run does not have"
-        raise ImpossibleEvent(f"a call that cannot be carried out: {text}")
+    if problems := problems_of(graph) or reference_problems(graph, run):
+        raise ImpossibleEvent(f"a call that cannot be carried out: {'; '.join(problems)}")
     previous = None if run.last_call is None else run.steps[run.last_call]
     run.last_call = open_scope(run, None, graph, previous).first
     if event.call:

@@ -67,7 +67,7 @@ def _connect(run: Standing, first: int, after: StepState | None) -> None:
             else:
                 upstream.add_dependent(reader)
             step.waiting_on += 1
-        for source in spec.outer() if spec.inputs else ():
+        for source in run.outer_of(spec) if spec.inputs else ():
             if causes := _read_outer(run, step, source):
                 lacking.append((step, causes))
         if after is not None:

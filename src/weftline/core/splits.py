@@ -37,7 +37,7 @@ def split_of(run: Standing, step: StepState, action: Wait) -> Event:
         assert error is not None
         return StepFailed(step=step.number, attempt=step.attempt + 1, error=error)
     is_ready = set(ready)
-    left = [n for n in dict.fromkeys(run.sources_of(step)) if n not in is_ready]
+    left = [run.laid_down + n for n in dict.fromkeys(run.sources_of(step)) if n not in is_ready]
     values = [run.value_of(n) or NOTHING for n in ready]
     return WaitEnded(step=step.number, value=Raw(pack_split(values, run.run_id, left)))
 

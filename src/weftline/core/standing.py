@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from weftline.core.events import Event, RunStatus
 from weftline.core.failures import Failures
-from weftline.core.graph import GivenInput, OptionalInput, OuterInput
+from weftline.core.graph import GivenInput, OptionalInput, OuterInput, Step
 from weftline.core.names import Names
 from weftline.core.signals import Signals
 from weftline.core.state import (
@@ -190,7 +190,7 @@ class Standing:
                     value = entry.default
                 values.append(value or NOTHING)
             elif isinstance(entry, OuterInput):
-                values.append(self.value_of(entry.number) or NOTHING)
+                values.append(self.value_of(entry.number - self.laid_down) or NOTHING)
             elif isinstance(entry, GivenInput):
                 values.append(entry.value)
         return values
@@ -199,7 +199,11 @@ class Standing:
         """Numbers of the steps that it reads or waits for, as often as it does, in order."""
         first = self.scopes[step.scope].first
         found = [first + n for n in step.spec.upstream()]
-        return found + step.spec.outer()
+        return found + self.outer_of(step.spec)
+
+    def outer_of(self, spec: Step) -> list[int]:
+        """Numbers here of the steps outside of its graph that the step reads."""
+        return [number - self.laid_down for number in spec.outer()]
 
     def failures_of(self, number: int) -> list[StepState]:
         """The failures, borne so far, by which the step gets no value: its own, or others'."""

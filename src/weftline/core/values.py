@@ -60,7 +60,7 @@ class Field(Struct, frozen=True, array_like=True, tag="field"):
 
 class Split(Struct, frozen=True, array_like=True, tag="split"):
     """What a wait for steps came to: values of those that had ended, and the numbers of the
-    others in their run."""
+    others in their run, as an `OuterInput` has them."""
 
     ready: list["Value"]
     run_id: str

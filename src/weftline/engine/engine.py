@@ -38,6 +38,7 @@ from weftline.core.events import (
 )
 from weftline.core.graph import Graph, Join, Step, decode_pages, problems_of
 from weftline.core.policy import Placement
+from weftline.core.references import reference_problems
 from weftline.core.run import Run
 from weftline.core.state import StepState, StepStatus
 from weftline.core.values import Error
@@ -513,7 +514,7 @@ class Engine:
         active = flight.active
         try:
             graph = Graph(steps=decode_pages(report.pages), output=report.output)
-            problem = self.refusal_of(graph, len(active.run.steps))
+            problem = self.refusal_of(graph, active.run)
         except DecodeError as error:
             problem = InvalidWorkflow(f"the steps that it returned cannot be read: {error}")
         if problem is not None:
@@ -570,15 +571,13 @@ class Engine:
         if retry_at is not None:
             self._set_timer(active)
 
-    def refusal_of(self, graph: Graph, known: int = 0) -> WeftlineError | None:
-        """Why this engine cannot run the graph, or None; `known` steps are in the run already."""
-        found = problems_of(graph)
+    def refusal_of(self, graph: Graph, run: Run | None = None) -> WeftlineError | None:
+        """Why this engine cannot run the graph, as part of `run` if given, or None."""
+        found = problems_of(graph) + reference_problems(graph, run)
         for step in graph.steps:
             if step.when is not None:
                 text = "has a condition, which this engine does not carry out"
                 found.append(f"step {step.name!r} {text}")
-            if step.inputs and any(not 0 <= number < known for number in step.outer()):
-                found.append(f"step {step.name!r} reads a step that its run does not have")
         if found:
             return InvalidWorkflow("the workflow cannot run: " + "; ".join(found[:20]))
         return self.lacking(graph.steps)
