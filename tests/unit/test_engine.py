@@ -1101,6 +1101,7 @@ def test_a_graph_that_asks_for_too_much_is_refused_at_submission(desk: Desk) -> 
     [
         (step("b", placement=Placement(num_cpus=1000.0)), "ResourcesUnavailable", "too many CPUs"),
         (step("b", OuterInput(1)), "InvalidWorkflow", "a step that its run does not have"),
+        (step("b", OuterInput(0)), "InvalidWorkflow", "'b' reads step 'a', which ends only after"),
         (step("b", when="x"), "InvalidWorkflow", "has a condition"),
         (step("b", 5), "InvalidWorkflow", "position 5"),
     ],

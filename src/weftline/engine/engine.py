@@ -514,7 +514,7 @@ class Engine:
         active = flight.active
         try:
             graph = Graph(steps=decode_pages(report.pages), output=report.output)
-            problem = self.refusal_of(graph, active.run)
+            problem = self.refusal_of(graph, active.run, flight.step)
         except DecodeError as error:
             problem = InvalidWorkflow(f"the steps that it returned cannot be read: {error}")
         if problem is not None:
@@ -571,9 +571,11 @@ class Engine:
         if retry_at is not None:
             self._set_timer(active)
 
-    def refusal_of(self, graph: Graph, run: Run | None = None) -> WeftlineError | None:
-        """Why this engine cannot run the graph, as part of `run` if given, or None."""
-        found = problems_of(graph) + reference_problems(graph, run)
+    def refusal_of(
+        self, graph: Graph, run: Run | None = None, owner: int | None = None
+    ) -> WeftlineError | None:
+        """Why this engine cannot run the graph, or None; in `run`, `owner` returns it."""
+        found = problems_of(graph) + reference_problems(graph, run, owner)
         for step in graph.steps:
             if step.when is not None:
                 text = "has a condition, which this engine does not carry out"
