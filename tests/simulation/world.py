@@ -1052,7 +1052,7 @@ class World:
 
     def _final(self, shadow: Shadow) -> None:
         check, run = self.audit.check, shadow.run
-        check(run.unfinished == 0 or bool(run._edges), "a finished run has open steps")
+        check(run.unfinished == 0 or bool(run.splits), "a finished run has open steps")
         if isinstance(shadow.program, ActorProgram):
             self._final_actor(shadow)
             return

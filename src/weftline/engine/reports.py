@@ -150,7 +150,7 @@ class Reports:
         active = flight.active
         try:
             graph = Graph(steps=decode_pages(done.pages), output=done.output)
-            problem = self._dispatcher.refusal_of(graph, len(active.run.steps))
+            problem = self._dispatcher.refusal_of(graph, active.run, flight.step)
         except DecodeError as error:
             problem = InvalidWorkflow(f"the steps that it returned cannot be read: {error}")
         if problem is not None:
