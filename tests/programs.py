@@ -35,8 +35,7 @@ from weftline.core.graph import (
     Step,
 )
 from weftline.core.policy import Placement
-from weftline.core.run import NOTHING
-from weftline.core.values import Error, Packed, Split, pack, pack_caught, pack_list, unpack
+from weftline.core.values import NOTHING, Error, Packed, Split, pack, pack_caught, pack_list, unpack
 
 DEFAULT = packed("default")
 TOO_MUCH = Placement(num_cpus=1000.0)

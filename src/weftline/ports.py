@@ -498,7 +498,7 @@ class Lane(NamedTuple):
     """They wait for something outside, and occupy nothing while they do."""
 
 
-class Attempt(Struct, kw_only=True):
+class Attempt(Struct, kw_only=True, gc=False):
     """One try of one step, handed to an executor. `key` is unique within the engine."""
 
     key: int
@@ -518,7 +518,7 @@ class Attempt(Struct, kw_only=True):
     """The key of the attempt whose process, which is kept waiting for this, is to carry it out."""
 
 
-class Started(Struct, frozen=True):
+class Started(Struct, frozen=True, gc=False):
     """The attempt has been running for a moment (told once, for attempts that take long)."""
 
     key: int
@@ -527,7 +527,7 @@ class Started(Struct, frozen=True):
     log: LogRange | None = None
 
 
-class Done(Struct, frozen=True, kw_only=True):
+class Done(Struct, frozen=True, kw_only=True, gc=False):
     """What all ends of an attempt tell. Times in seconds since 1970."""
 
     key: int

@@ -698,6 +698,38 @@ def test_what_a_driver_declares_is_there_for_its_runs(home: Home) -> None:
     assert said == "licensed\nResourcesUnavailable\n"
 
 
+@pytest.mark.parametrize("storage", ["its home", "memory://"])
+def test_a_call_of_an_actor_that_asks_for_too_much_fails_and_the_actor_goes_on(
+    home: Home, storage: str
+) -> None:
+    said = home.scripts.run(
+        """
+        from weftline import workflow
+
+        @workflow.virtual_actor
+        class Counter:
+            def __init__(self):
+                self.count = 0
+
+            def add(self):
+                self.count += 1
+                return self.count
+
+        counter = Counter.get_or_create("counter")
+        print(counter.add.run())
+        try:
+            counter.add.options(resources={"licence": 2}).run()
+        except ValueError as error:
+            print(type(error).__name__, error)
+        print(counter.add.run(), workflow.get_status("counter"))
+        """,
+        variables=IDLE_S | ({} if storage == "its home" else {"WEFTLINE_STORAGE": storage}),
+    )
+    assert said.splitlines()[0] == "1"
+    assert said.splitlines()[1].startswith("ResourcesUnavailable step 'add' asks for ")
+    assert said.splitlines()[2] == "2 SUCCESSFUL"
+
+
 # -- news for runs ------------------------------------------------------------------------------
 
 

@@ -321,7 +321,7 @@ class Audit:
         self.check(run.may_start, f"{attempt.step} starts in a run that is {run.status}")
         self.check(attempt.inputs == run.inputs_of(state.number), "an input is not durable")
         self.check(attempt.number > state.attempt, f"attempt {attempt.number} is not a new one")
-        gone = [n for n in run._sources_of(state) if run.steps[n].value in shadow.gone]
+        gone = [n for n in run.sources_of(state) if run.steps[n].value in shadow.gone]
         self.check(not gone, f"{attempt.step} reads what was lost")
         is_writer = attempt.call.is_writer
         self.check(not is_writer or attempt.state == run.state, "a state is not durable")

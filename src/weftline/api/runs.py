@@ -212,7 +212,7 @@ def _step_metadata(run: Run, step: StepState) -> dict[str, Any]:
         },
         "user_metadata": spec.metadata or {},
         "workflows": [run.steps[first + n].name for n in inputs],
-        "workflow_refs": [run.steps[n].name for n in spec.outer()],
+        "workflow_refs": [run.steps[n].name for n in run.outer_of(spec)],
         "status": run.status_of(step),
         "attempts": step.attempt,
         "stats": _known({"start_time": step.started_at, "end_time": ended_at}),

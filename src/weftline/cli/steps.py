@@ -219,7 +219,7 @@ def _inputs_of(shown: Shown) -> list[str]:
     """Names of the steps that it reads or comes after."""
     run, step = shown.run, shown.step
     first = run.scopes[step.scope].first
-    numbers = [*(first + n for n in step.spec.upstream()), *step.spec.outer()]
+    numbers = [*(first + n for n in step.spec.upstream()), *run.outer_of(step.spec)]
     return [run.steps[n].name for n in dict.fromkeys(numbers)]
 
 

@@ -54,7 +54,9 @@ class StepState:
         self.number, self.suffix, self.spec, self.scope = number, suffix, spec, scope
         self.status = WAITING
         self.waiting_on = 0  # edges from steps that have not ended
-        self.dependents: list[int] | None = None  # one entry an edge
+        # One entry an edge. Most steps have one reader: what such a reader reads shares a tuple,
+        # which a fan-in of 100,000 makes once.
+        self.dependents: tuple[int] | list[int] | None = None
         self.joined = False  # waits for its inputs no more
         self.lacks = False  # an input ended without a value
         self.condition: bool | None = None
@@ -78,6 +80,15 @@ class StepState:
     def is_ended(self) -> bool:
         """Whether nothing more happens to the step (a failed one may be resumed)."""
         return self.status not in (WAITING, READY, RUNNING)
+
+    def add_dependent(self, reader: tuple[int]) -> None:
+        """Note one more edge, to the reader that is alone in the tuple."""
+        if self.dependents is None:
+            self.dependents = reader
+        elif isinstance(self.dependents, list):
+            self.dependents += reader
+        else:
+            self.dependents = [*self.dependents, *reader]
 
     @property
     def may_begin(self) -> bool:
