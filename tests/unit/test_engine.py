@@ -1169,7 +1169,7 @@ def test_a_run_that_contradicts_itself_is_given_up_and_harms_no_other(
     desk.submit("r", step("a"))
     desk.submit("other", step("b"))
     # No executor can bring this about: somebody else ended the step in the engine's own state.
-    desk.engine.runs.loaded["r"].run.steps[0].status = StepStatus.CANCELED
+    desk.run_of("r").steps[0].status = StepStatus.CANCELED
     desk.succeed("a")
     (gone,) = desk.gone("r")
     assert type(gone) is WorkflowError

@@ -344,10 +344,10 @@ def test_an_actor_lays_down_what_is_behind_it(desk: Desk) -> None:
     row = desk.journal.row("r")
     assert row.summary.base_seq == base
     assert (row.summary.steps, row.summary.succeeded) == (LAY_DOWN_STEPS + 3,) * 2
-    assert len(desk.engine.runs.loaded["r"].run.steps) < 5
+    assert len(desk.run_of("r").steps) < 5
     second = Desk(desk.journal, "e2")
     second.adopt("r")
-    assert len(second.engine.runs.loaded["r"].run.steps) < 5
+    assert len(second.run_of("r").steps) < 5
     second.call("r", method("add"))
     second.turn()
     assert second.attempt(f"add_{LAY_DOWN_STEPS + 2}").state == packed(LAY_DOWN_STEPS + 2)

@@ -137,7 +137,7 @@ class Commands:
         forward: bool,
         on_accepted: Accepted | None,
     ) -> None:
-        active = self._runs.loaded.get(run_id)
+        active = self._runs.find(run_id)
         is_over = active is None or active.run.finished is RunStatus.SUCCESSFUL
         if active is None or is_over or active.run.is_open:
             text = f"run {run_id!r} " + ("has just ended" if is_over else "is running")

@@ -237,8 +237,9 @@ class Reports:
             self._parking.look_later(active)  # no commit will make anybody look
 
     def _refuse_environment(self, report: Refused) -> None:
-        for active in list(self._runs.loaded.values()):
-            if active.environment == report.environment and active.run.is_open:
+        for active in self._runs:
+            is_meant = active.is_loaded and active.environment == report.environment
+            if is_meant and active.run.is_open:
                 self._recorder.record(active, Quarantined(reason=report.reason))
 
 
