@@ -12,7 +12,7 @@ from weftline.core.events import (
     ScopeClosed,
     StepFailed,
 )
-from weftline.core.graph import Join
+from weftline.core.graph import Join, OuterInput
 from weftline.core.state import StepStatus
 from weftline.errors import ImpossibleEvent
 
@@ -218,6 +218,35 @@ def test_a_join_inside_of_which_no_source_succeeded_has_them_tried_afresh() -> N
     check(book)
     for name in ("f", "d", "c", "a"):
         book.succeed(name)
+    assert book.state() is RunStatus.SUCCESSFUL
+    check(book)
+
+
+@pytest.mark.parametrize("join", [Join.ALL_SUCCEEDED, ALL_DONE, ONE_SUCCEEDED])
+@pytest.mark.parametrize("is_failing", [True, False])
+def test_what_ended_while_its_reader_was_dropped_is_seen_after_a_resume(
+    join: Join, is_failing: bool
+) -> None:
+    book = Book(graph(step("top", 1), step("a", 2, 3, join=ONE_SUCCEEDED),
+                      step("b", 4), step("c"), some("w", 5, 6), step("p"), step("q")))  # fmt: skip
+    book.begin_wait("w")
+    book.succeed("p")
+    end, outer = (book.fail if is_failing else book.succeed), OuterInput(book["q"].number)
+    book.extend("b", graph(step("x", outer, 2, join=join), step("y"), step("z"), output=[0, 1]))
+    book.succeed("z") if join is not ONE_SUCCEEDED else None
+    book.fail("y")
+    assert end("q") == []
+    book.fail("c")
+    assert book.state() is RunStatus.FAILED
+    check(book)
+    book.record(RunResumed())
+    check(book)
+    for name in ("y", "c", "q", "z", "x"):
+        if book.status(name) is READY:
+            book.succeed(name)
+    assert (book.status("x"), book.status("b"), book.status("a")) == (SUCCESSFUL, SUCCESSFUL, READY)
+    book.succeed("a")
+    book.succeed("top")
     assert book.state() is RunStatus.SUCCESSFUL
     check(book)
 

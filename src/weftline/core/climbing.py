@@ -96,6 +96,7 @@ def _reopen_scopes(run: Standing, owner: StepState, closed: Closed) -> list[Step
             step.status = READY if is_free else WAITING
             if step.joined and not is_free and step.number not in run.undecided:
                 run.undecided.append(step.number)
+    run.reopened += closed.dropped
     for step in [run.steps[n] for n in closed.dropped]:
         none_succeeded = step.spec.join is Join.ONE_SUCCEEDED and step.waiting_on == 0
         if not step.joined and (none_succeeded or not _is_join(step)):

@@ -35,7 +35,7 @@ from weftline.core.events import (
 )
 from weftline.core.graph import Graph, decode_pages, problems_of
 from weftline.core.names import Names
-from weftline.core.progress import end, make_ready, pass_state_on, refill, succeed
+from weftline.core.progress import end, look_again, make_ready, pass_state_on, refill, succeed
 from weftline.core.references import reference_problems
 from weftline.core.scopes import close_scope, open_scope
 from weftline.core.signals import Signals
@@ -111,6 +111,9 @@ def _resumed(run: Standing, event: RunResumed, at: float, graph: Graph | None) -
         elif step.status is RUNNING and step.opened is None:
             if was_canceled and not isinstance(step.spec.action, Wait):
                 step.status = READY
+    for number in run.reopened:
+        look_again(run, run.steps[number])
+    run.reopened.clear()
     run.later = [(s.due_at, s.number) for s in run.steps if s.due_at is not None]
     heapify(run.later)
     refill(run)
@@ -265,7 +268,7 @@ def _rested(run: Standing, event: ActorRested, at: float, graph: Graph | None) -
     run.signals = Signals({name: map(bytes, each) for name, each in event.signals.items()})
     # Everything else that names steps by their numbers.
     dropped = [step.number for step in run.steps if step.may_begin]
-    for named in (run.later, run.calls, run.splits, run.failures, run.closed):
+    for named in (run.later, run.calls, run.splits, run.failures, run.closed, run.reopened):
         named.clear()
     run.volatile.clear()
     run.undecided.clear()

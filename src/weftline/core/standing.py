@@ -82,6 +82,8 @@ class Standing:
         """Whether any step goes on although one that it reads has failed."""
         self.closed: dict[int, Closed] = {}
         """Steps that failed of what they had returned, and what was closed then."""
+        self.reopened: list[int] = []
+        """Steps that wait again after they were dropped, and were told of nothing meanwhile."""
         self.undelivered = 0
         """Calls of an actor that have no result yet."""
         self.last_call: int | None = None
