@@ -279,7 +279,7 @@ class Desk:
     def is_loaded(self, run_id: str) -> bool:
         """Whether the run is in memory; driven here it is in any case."""
         assert self.engine.drives(run_id)
-        return run_id in self.engine._runs
+        return run_id in self.engine.runs.loaded
 
     def turn(self) -> None:
         """Turn until the engine would sleep: all that is at hand is taken in and built upon."""
@@ -384,4 +384,4 @@ class Desk:
 
     def slow_commits(self) -> None:
         """From now on commits are made beside the loop."""
-        self.engine._commit_s = 1.0
+        self.engine.writer.commit_s = 1.0

@@ -1,6 +1,6 @@
 """What Weftline needs from outside, in its own words. Adapters fulfil these; features call them."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -220,6 +220,14 @@ class InboxEntry(NamedTuple):
     body: bytes
 
 
+class Posted(NamedTuple):
+    """What became of news for a run, how the run stood then, and who owned it."""
+
+    counts: bool
+    status: RunStatus
+    engine: str | None
+
+
 class RunChange(Struct, kw_only=True):
     """One run's part of a batch. All of it is written, or none.
 
@@ -342,12 +350,19 @@ class RunCatalogue(Protocol):
         ...
 
     def post(
-        self, run_id: str, kind: InboxKind, body: bytes, key: str | None = None
-    ) -> bool | None:
-        """Put news into the run's inbox, durably, and wake its owner.
+        self,
+        run_id: str,
+        kind: InboxKind,
+        body: bytes,
+        key: str | None = None,
+        *,
+        unless: Collection[RunStatus] = (),
+    ) -> Posted | None:
+        """Put news into the run's inbox, durably, and wake its owner; not if its status is one of
+        `unless`.
 
         Of several with the same `key` only the first counts, for as long as the run is kept.
-        Returns: whether this one counts; None when there is no such run.
+        Returns: None when there is no such run.
         """
         ...
 
@@ -370,6 +385,10 @@ class RunCatalogue(Protocol):
     def close(self) -> None:
         """Let go of what is open; the journal is not used afterwards."""
         ...
+
+
+class WholeJournal(Journal, RunCatalogue, Protocol):
+    """A journal of which also its catalogue is needed."""
 
 
 class EndedRun(NamedTuple):
@@ -479,7 +498,7 @@ class Lane(NamedTuple):
     """They wait for something outside, and occupy nothing while they do."""
 
 
-class Attempt(Struct, kw_only=True):
+class Attempt(Struct, kw_only=True, gc=False):
     """One try of one step, handed to an executor. `key` is unique within the engine."""
 
     key: int
@@ -499,7 +518,7 @@ class Attempt(Struct, kw_only=True):
     """The key of the attempt whose process, which is kept waiting for this, is to carry it out."""
 
 
-class Started(Struct, frozen=True):
+class Started(Struct, frozen=True, gc=False):
     """The attempt has been running for a moment (told once, for attempts that take long)."""
 
     key: int
@@ -508,7 +527,7 @@ class Started(Struct, frozen=True):
     log: LogRange | None = None
 
 
-class Done(Struct, frozen=True, kw_only=True):
+class Done(Struct, frozen=True, kw_only=True, gc=False):
     """What all ends of an attempt tell. Times in seconds since 1970."""
 
     key: int

@@ -169,7 +169,7 @@ class World:
         if run_id := self._any_run():
             names = self._some()
             body = msgspec.json.encode(Signal("s", msgspec.Raw(b"null"), tuple(names)))
-            assert self.journal.post(run_id, InboxKind.SIGNAL, body)
+            assert self.journal.post(run_id, InboxKind.SIGNAL, body) is not None
             self.runs[run_id].news.update(names)
 
     def _take(self) -> None:

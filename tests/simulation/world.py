@@ -584,7 +584,7 @@ class SimEngine:
         self.turn_at(self.free_at + pause)
 
     def _look_at_parked(self) -> None:
-        parked, loaded = set(self.engine._parked), self.engine._runs
+        parked, loaded = set(self.engine.runs.parked), self.engine.runs.loaded
         for _ in parked - self._parked:
             self._world.count("run parked")
         for run_id in self._parked - parked:
@@ -594,11 +594,11 @@ class SimEngine:
     def _check_rest(self) -> None:
         """It sleeps only when there is nothing that it could do."""
         engine = self.engine
-        if engine._stalled_since is None:
-            for lane in engine._lanes:
+        if engine.writer.may_start:
+            for lane in engine.dispatcher.lanes:
                 if self.executor.room(lane) > 0:
                     raise Broken(f"{self.engine_id} sleeps although it could start steps")
-            if engine._unwritten and engine._committing is None:
+            if engine.writer.has_to_write:
                 raise Broken(f"{self.engine_id} sleeps on what is not written")
 
     def crash(self) -> None:
@@ -622,7 +622,7 @@ class SimEngine:
 
     def is_in_step(self, run_id: str, shadow: Shadow) -> bool:
         """Whether its state of the run is that of the journal; False while it has more to write."""
-        active = self.engine._runs.get(run_id)
+        active = self.engine.runs.loaded.get(run_id)
         if active is None or active.epoch != shadow.epoch or active.last_seq != shadow.last_seq:
             return False
         return not (active.entries or active.takes)
@@ -841,7 +841,7 @@ class World:
         posted = self.store.post(run_id, kind, body, key)
         if posted is None:
             return False
-        if posted:
+        if posted.counts:
             self.audit.news[self.store._posted] = NewsPosted(run_id, kind, name)
             self.note("post", run_id, kind, name)
         else:
@@ -987,19 +987,21 @@ class World:
     def _final_engine(self, engine: SimEngine) -> None:
         """Nothing is left of runs that are over: no turn, no process, no memory."""
         check, inside = self.audit.check, engine.engine
-        known = [*inside._runs.values(), *inside._parked.values()]
+        known = [*inside.runs.loaded.values(), *inside.runs.parked.values()]
         holding = [active for active in known if active.turn is not None]
         # Of one that was taken over while this engine slept it hears when it is news.
         own = [a for a in holding if self.audit.shadows[a.run_id].owner == engine.engine_id]
         check(not own and len(engine.seats) <= len(holding), "a turn was leaked")
-        check(not inside._turns.pending, "a run waits for its turn for ever")
+        check(not inside.turns.pending, "a run waits for its turn for ever")
         check(not engine.executor.staying, "a process waits for nothing")
         mine = [a for a in known if self.audit.shadows[a.run_id].owner == engine.engine_id]
         left = [
             active.run_id for active in mine if active.stored.status is not RunStatus.SUCCESSFUL
         ]
         check(not left, f"{left} is kept in memory")
-        check(not (inside._in_flight or inside._lanes or inside._releases), "something is left")
+        dispatcher = inside.dispatcher
+        is_left = dispatcher.in_flight or dispatcher.lanes or inside.writer.next_look
+        check(not is_left, "something is left")
 
     def _has_to_go_on(self, shadow: Shadow) -> bool:
         calls = any(each.kind == "call" for each in self.store.list_inbox(shadow.run_id))
@@ -1011,7 +1013,7 @@ class World:
             self.audit.values_are_kept(shadow)
             for engine in self.living():
                 if engine.engine_id == shadow.owner and engine.is_in_step(shadow.run_id, shadow):
-                    mine = engine.engine._runs[shadow.run_id].run
+                    mine = engine.engine.runs.loaded[shadow.run_id].run
                     self.audit.check(
                         picture(mine) == picture(shadow.run),
                         f"{shadow.run_id} is not what its journal folds into",

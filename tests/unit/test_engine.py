@@ -14,14 +14,11 @@ from weftline.core.rules import MAX_ADOPTIONS, MAX_LOSSES
 from weftline.core.state import StepStatus
 from weftline.core.values import Object, pack_list
 from weftline.engine.active import Committed, Ended, Output, Stalled
-from weftline.engine.engine import (
-    LOOK_S,
-    MAX_BATCH_AGE_S,
-    PARK_AFTER_S,
-    RETRY_COMMIT_S,
-    RETRY_STARVED_S,
-)
+from weftline.engine.dispatcher import RETRY_STARVED_S
+from weftline.engine.inbox import LOOK_S
+from weftline.engine.parking import PARK_AFTER_S
 from weftline.engine.recovery import read_run
+from weftline.engine.writer import MAX_BATCH_AGE_S, RETRY_COMMIT_S
 from weftline.errors import (
     InvalidWorkflow,
     ResourcesUnavailable,
@@ -339,6 +336,24 @@ def test_a_slow_commit_is_made_beside_the_loop_which_goes_on(desk: Desk) -> None
     desk.turn()
     assert desk.status("r", "b") is StepStatus.SUCCESSFUL
     assert desk.journal.written()[-2:] == [[("r", ["StepSucceeded"])], [("r", ["StepSucceeded"])]]
+
+
+def test_nothing_is_started_while_too_much_waits_for_the_commit_under_way(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weftline.engine.writer.MOST_UNWRITTEN", 2)
+    desk.executor.slots = 3
+    desk.submit("r", step("sum", [1, 2, 3, 4, 5, 6]), *[step(name) for name in "abcdef"])
+    desk.slow_commits()
+    desk.succeed("a")
+    assert desk.under_way() == ["b", "c", "d"]
+    desk.succeed("b")
+    assert desk.under_way() == ["c", "d", "e"]  # one fact waits
+    desk.succeed("c")
+    assert desk.under_way() == ["d", "e"]
+    desk.committer.finish()
+    desk.turn()
+    assert desk.under_way() == ["d", "e", "f"]
 
 
 def test_a_commit_beside_the_loop_that_fails_is_made_again_with_what_came_later(
@@ -1074,9 +1089,9 @@ def test_a_graph_with_conditions_is_refused_with_a_clear_message(desk: Desk) -> 
 def test_a_graph_that_reads_steps_its_run_does_not_have_is_refused(desk: Desk) -> None:
     outer = graph(step("a", OuterInput(3)))
     for run in (None, Book(graph(*map(step, "bcd"))).run):
-        problem = desk.engine.refusal_of(outer, run)
+        problem = desk.engine.dispatcher.refusal_of(outer, run)
         assert "step 'a' reads a step that its run does not have" in str(problem)
-    assert desk.engine.refusal_of(outer, Book(graph(*map(step, "bcde"))).run) is None
+    assert desk.engine.dispatcher.refusal_of(outer, Book(graph(*map(step, "bcde"))).run) is None
 
 
 def test_a_graph_with_problems_of_shape_is_refused_with_all_of_them(desk: Desk) -> None:
@@ -1154,7 +1169,7 @@ def test_a_run_that_contradicts_itself_is_given_up_and_harms_no_other(
     desk.submit("r", step("a"))
     desk.submit("other", step("b"))
     # No executor can bring this about: somebody else ended the step in the engine's own state.
-    desk.engine._runs["r"].run.steps[0].status = StepStatus.CANCELED
+    desk.engine.runs.loaded["r"].run.steps[0].status = StepStatus.CANCELED
     desk.succeed("a")
     (gone,) = desk.gone("r")
     assert type(gone) is WorkflowError

@@ -7,8 +7,11 @@ import pytest
 from tests.desk import Desk
 from tests.graphs import method, packed, signal, some, step, timer
 from weftline.core.events import CallReceived, RunStatus, SignalReceived
+from weftline.core.policy import Placement
 from weftline.core.state import StepStatus
-from weftline.engine.engine import LOOK_S, RETRY_COMMIT_S
+from weftline.engine.inbox import LOOK_S
+from weftline.engine.parking import PARK_AFTER_S
+from weftline.engine.writer import RETRY_COMMIT_S
 from weftline.ports import INBOX_AT_ONCE, InboxKind
 
 
@@ -120,7 +123,7 @@ def test_more_news_than_are_read_at_once_are_all_taken_in(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weftline.adapters.journal.memory.INBOX_AT_ONCE", 10)
-    monkeypatch.setattr("weftline.engine.engine.INBOX_AT_ONCE", 10)
+    monkeypatch.setattr("weftline.engine.inbox.INBOX_AT_ONCE", 10)
     assert INBOX_AT_ONCE > 1000
     waiting(desk)
     for n in range(35):
@@ -429,6 +432,81 @@ def test_a_call_that_came_with_an_adoption_is_told_by_its_caller_name(desk: Desk
     second.succeed("add", state=1, value="done")
     (ended,) = second.ended("watch")
     assert (ended.status, ended.value, ended.step) == (RunStatus.SUCCESSFUL, packed("done"), "add")
+
+
+MUCH = Placement(num_cpus=1000.0)
+"""More than the machine of these tests ever has."""
+
+
+def test_a_call_that_could_never_be_carried_out_here_is_refused_and_the_actor_goes_on(
+    desk: Desk,
+) -> None:
+    actor(desk)
+    desk.watch("r", "c1", is_expected=True)
+    desk.call("r", method("add", placement=MUCH), call="c1", objects=("an object",))
+    desk.turn()
+    (ended,) = desk.ended("watch")
+    assert (ended.status, ended.value, ended.step) == (RunStatus.FAILED, None, "add")
+    assert ended.error is not None
+    assert ended.error.type == "weftline.errors.ResourcesUnavailable"
+    assert ended.error.text == "step 'add' asks for too many CPUs"
+    assert desk.journal.list_inbox("r") == []
+    assert "CallReceived" not in desk.journal.kinds("r")
+    assert desk.journal.row("r").summary.status is RunStatus.SUCCESSFUL
+    desk.call("r", method("add"), call="c2")
+    desk.watch("r", "c2", "second")
+    desk.succeed("add", state=1, value=1)
+    assert [each.status for each in desk.ended("second")] == [RunStatus.SUCCESSFUL]
+
+
+def test_what_a_call_takes_as_arguments_must_be_possible_too(desk: Desk) -> None:
+    actor(desk)
+    desk.call("r", method("add", 1), step("load", placement=MUCH), call="c1")
+    desk.watch("r", "c1")
+    (ended,) = desk.ended("watch")
+    assert ended.error is not None
+    assert ended.error.text == "step 'load' asks for too many CPUs"
+
+
+def test_who_watches_a_refused_call_late_is_told_as_well(desk: Desk) -> None:
+    actor(desk)
+    desk.call("r", method("add", placement=MUCH), call="c1")
+    desk.turn()
+    desk.wait(2 * PARK_AFTER_S)
+    assert not desk.is_loaded("r")
+    for ear in ("one", "two"):
+        desk.watch("r", "c1", ear, is_expected=True)
+        assert [each.status for each in desk.ended(ear)] == [RunStatus.FAILED]
+
+
+def test_only_the_latest_refused_calls_are_remembered(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weftline.engine.inbox.REMEMBERED", 2)
+    actor(desk)
+    for n in range(3):
+        desk.call("r", method("add", placement=MUCH), call=f"c{n}")
+    desk.turn()
+    for n in range(3):
+        desk.watch("r", f"c{n}", f"ear {n}", is_expected=True)
+    assert [len(desk.ended(f"ear {n}")) for n in range(3)] == [0, 1, 1]
+
+
+def test_a_call_that_makes_no_sense_is_told_to_whoever_waits_for_it(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    actor(desk)
+    desk.watch("r", "c1", is_expected=True)
+    desk.call("r", method("add", 7), call="c1")
+    desk.turn()
+    (ended,) = desk.ended("watch")
+    assert ended.status is RunStatus.FAILED
+    assert ended.error is not None
+    assert "cannot be carried out" in ended.error.text
+    assert "cannot be carried out" in caplog.text
+    desk.call("r", method("add"))
+    desk.turn()
+    assert desk.under_way() == ["add"]
 
 
 def test_a_method_that_needs_no_state_yet_gets_none(desk: Desk) -> None:

@@ -133,7 +133,7 @@ def test_a_process_is_let_go_when_its_run_is_unloaded(desk: Desk) -> None:
 
 def test_a_process_is_let_go_when_its_run_contradicts_itself(desk: Desk) -> None:
     desk.submit("r", step("z", 1), step("a"))
-    desk.engine._runs["r"].run.steps[1].attempt = 7
+    desk.engine.runs.loaded["r"].run.steps[1].attempt = 7
     desk.extend("a", step("x"), stays=True)
     assert desk.executor.kept == set()
     assert desk.engine.drives("r") is None

@@ -10,7 +10,9 @@ from weftline.core.events import RunStatus
 from weftline.core.graph import Step
 from weftline.core.state import StepStatus
 from weftline.engine.active import Committed, Ended
-from weftline.engine.engine import LAY_DOWN_STEPS, LOOK_S, PARK_AFTER_S
+from weftline.engine.engine import LAY_DOWN_STEPS
+from weftline.engine.inbox import LOOK_S
+from weftline.engine.parking import PARK_AFTER_S
 from weftline.errors import WorkflowError, WorkflowRunningError
 from weftline.ports import Entry, InboxKind, Printed, Started, Succeeded
 
@@ -273,7 +275,7 @@ def test_a_run_that_comes_back_many_times_leaves_one_timer_behind(desk: Desk) ->
         desk.send("r", n, "other")
         desk.wait(3.0)
         assert not desk.is_loaded("r")
-    assert len(desk.engine._timers) == 1
+    assert len(desk.engine.timers) == 1
 
 
 def test_a_run_that_has_ended_is_not_kept_by_its_timer(desk: Desk) -> None:
@@ -282,7 +284,7 @@ def test_a_run_that_has_ended_is_not_kept_by_its_timer(desk: Desk) -> None:
     desk.turn()
     desk.succeed("a")
     assert desk.engine.drives("r") is None
-    assert all(not active.run.steps for _, _, active in desk.engine._timers)
+    assert all(not active.run.steps for active in desk.engine.timers)
 
 
 def test_a_parked_run_is_let_go_like_any_other(desk: Desk) -> None:
@@ -342,10 +344,10 @@ def test_an_actor_lays_down_what_is_behind_it(desk: Desk) -> None:
     row = desk.journal.row("r")
     assert row.summary.base_seq == base
     assert (row.summary.steps, row.summary.succeeded) == (LAY_DOWN_STEPS + 3,) * 2
-    assert len(desk.engine._runs["r"].run.steps) < 5
+    assert len(desk.engine.runs.loaded["r"].run.steps) < 5
     second = Desk(desk.journal, "e2")
     second.adopt("r")
-    assert len(second.engine._runs["r"].run.steps) < 5
+    assert len(second.engine.runs.loaded["r"].run.steps) < 5
     second.call("r", method("add"))
     second.turn()
     assert second.attempt(f"add_{LAY_DOWN_STEPS + 2}").state == packed(LAY_DOWN_STEPS + 2)
@@ -431,4 +433,4 @@ def test_an_outcome_for_a_parked_run_of_somebody_else_comes_to_nothing(desk: Des
     desk.succeed("l")
     assert isinstance(desk.gone("r")[0], WorkflowRunningError)
     assert desk.executor.killed == ["m"]
-    assert desk.engine._in_flight == {}
+    assert desk.engine.dispatcher.in_flight == {}

@@ -326,7 +326,7 @@ def test_a_pending_run_that_is_canceled_never_begins() -> None:
         desk.wait(0.2)
     assert desk.journal.kinds("r2") == ["RunSubmitted", "CancelRequested", "RunFinished"]
     assert seats.free == 1
-    assert not desk.engine._turns.pending
+    assert not desk.engine.turns.pending
 
 
 def test_of_a_group_so_many_run_also_after_they_were_parked() -> None:

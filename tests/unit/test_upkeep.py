@@ -47,13 +47,13 @@ def home(tmp_path: Path) -> Path:
 def held(home: Path) -> Iterator[Path]:
     """The lock of a child that another process holds."""
     path = home / "engines" / "dead.child-2"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"locked\n"
-    yield path
-    process.communicate()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        yield path
+        process.communicate()
 
 
 def make(path: Path, content: str = "", age_s: float = 0.0) -> Path:

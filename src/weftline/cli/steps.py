@@ -75,7 +75,7 @@ def show_step(run_id: str, name: str, *, picture: str | None, as_json: bool) -> 
     reader = RunReader(app.journal, run_id)
     events = reader.refresh()
     record, run, _ = reader.recorded()
-    step, status = step_of(run, run_id, name), app.status_of(record)
+    step, status = step_of(run, run_id, name), app.owners.status_of(record)
     shown = _gather(run, step, status, events, is_driven=has_owner(app, record))
     size = None if picture is None else _write_picture(app, run_id, shown, Path(picture))
     printed = log_sizes(shown.logs, log_folder(app))

@@ -1,18 +1,19 @@
 """A run that this engine owns: its state, what is not written yet, and who listens."""
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from msgspec import Struct
 
+from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
-from weftline.core.events import Event, RunStatus, RunSubmitted, encode_event
+from weftline.core.events import ActorRested, Event, RunStatus, RunSubmitted, encode_event
 from weftline.core.graph import Graph
 from weftline.core.run import Run
+from weftline.core.state import StepState, StepStatus
 from weftline.core.values import NOTHING, Error, Packed
-from weftline.errors import WeftlineError
-from weftline.ports import Creation, Entry, RunChange, Summary
+from weftline.errors import StepNotFoundError, WeftlineError, WorkflowError
+from weftline.ports import Creation, Entry, Summary
 
 FIRST_METHOD = "__init__"
 """The name of an actor's first step; no other one is called so."""
@@ -126,6 +127,12 @@ class Submission(Struct, kw_only=True):
         )
 
 
+UNLOADED = Run()
+"""What a run that is parked, or driven here no more, has in place of its own: nothing is of its
+generation, which voids what of the run still stands in a queue."""
+UNLOADED.generation = -1
+
+
 class ActiveRun:
     """One owned run. Only the engine's thread touches it."""
 
@@ -175,7 +182,7 @@ class ActiveRun:
         self.detaches = False
         self.base_seq = 0
         self.stored = Summary(status=RunStatus.RUNNING, steps=0, succeeded=0)  # as last written
-        self.is_queued = False  # in the engine's list of runs with something to write
+        self.is_queued = False  # in the writer's list of runs with something to write
         self.entries: list[Entry] = []
         self.graphs: list[tuple[str, Iterable[bytes]]] = []
         self.objects: list[str] = []
@@ -185,7 +192,8 @@ class ActiveRun:
         self.taken: list[int] = []  # inbox entries taken in since the last commit
         self.inbox_read = 0  # the number of the last one
         self.group: tuple[str, int] | None = None  # as in RunSubmitted
-        self.turn: tuple[str | None, object] | None = None  # to run, where that is limited
+        # To run, where that is limited: of which group, and what gives it back.
+        self.turn: tuple[str | None, Callable[[], object] | None] | None = None
         self.timer: float | None = None  # the earliest time at which the engine looks at its waits
         self.listeners: list[Listener] = []
         self.step_listeners: dict[str, list[Listener]] = {}
@@ -197,14 +205,38 @@ class ActiveRun:
         self.events: list[tuple[float, Event]] = []
         self.told_generation = -1
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the run is driven here, and in memory."""
+        return self.run is not UNLOADED
+
+    def unload(self) -> None:
+        """Keep nothing of the run in memory."""
+        self.run = UNLOADED
+
+    def is_to_begin(self, step: StepState) -> bool:
+        """Whether the step is READY, or was handed back by its executor, and nobody has it."""
+        is_begun = step.status is StepStatus.RUNNING and step.may_begin
+        if not is_begun and step.status is not StepStatus.READY:
+            return False
+        return isinstance(step.spec.action, PythonCall) and step.number not in self.attempts
+
+    def list_handed_back(self) -> None:
+        """List as ready what is recorded as running, but was handed back by its executor while
+        nothing could be started."""
+        if self.run.may_start:
+            for step in self.run.steps:
+                if step.status is StepStatus.RUNNING and self.is_to_begin(step):
+                    self.run.ready.append(step.number)
+
     def append(self, event: Event, at: float) -> None:
         """Note an applied event as one to be written."""
         self.last_seq += 1
-        kind = type(event).__name__
-        self.entries.append(Entry(self.last_seq, at, kind, encode_event(event)))
+        kind = type(event)
+        self.entries.append(Entry(self.last_seq, at, kind.__name__, encode_event(event)))
         if self.wants_events:
             self.events.append((at, event))
-        if kind == "ActorRested":
+        if kind is ActorRested:
             self.base_seq = self.last_seq
 
     def summary(self) -> Summary:
@@ -233,71 +265,31 @@ class ActiveRun:
         for listener in self.step_listeners.pop(name, ()):
             listener(news)
 
+    def tell_late(self) -> None:
+        """Tell those who began to watch a step while its end was being written."""
+        for name in list(self.step_listeners):
+            ended = Ended.find(self.run, name)
+            if ended is not None:
+                self.tell_step(name, ended)
+
+    def tell_of_unknown(self) -> None:
+        """Nobody waits for ever for steps that a run which is over never had."""
+        for name in list(self.step_listeners):
+            if self.run.find_step(name) is None:
+                ended = Ended.find(self.run, name)
+                self.tell_step(name, ended or Gone(never_had(self.run_id, name)))
+
     def tell_steps(self, news: News) -> None:
         """Tell those who wait for the ends of steps, for good."""
         for name in list(self.step_listeners):
             self.tell_step(name, news)
 
 
-class Part:
-    """What a commit writes of one run, and what follows once it is written."""
+def never_had(run_id: str, name: str) -> WorkflowError:
+    """Why nothing can be told of a step that the run had not when it ended."""
+    return StepNotFoundError(f"No such step_id {name} in workflow {run_id}", run_id)
 
-    __slots__ = (
-        "active",
-        "change",
-        "ending",
-        "events",
-        "generation",
-        "graphs",
-        "objects",
-        "ready",
-        "step_endings",
-    )
 
-    def __init__(self, active: ActiveRun, change: RunChange) -> None:
-        self.active, self.change = active, change
-        self.graphs, self.objects, self.events = active.graphs, active.objects, active.events
-        self.ready, self.generation = active.run.ready, active.run.generation
-        run = active.run
-        self.ending = None if run.is_open and not run.is_at_rest else Ended.of(run)
-        self.step_endings: list[tuple[str, Ended]] = []
-        for name in active.step_listeners:
-            step = run.find_step(name)
-            ended = None if step is None else Ended.of_step(run, step.number)
-            if ended is not None:
-                self.step_endings.append((name, ended))
-
-    @classmethod
-    def of(cls, active: ActiveRun, engine: str) -> "Part":
-        """Take everything unwritten out of the run; facts that come later gather for the next."""
-        change = RunChange(
-            run_id=active.run_id,
-            epoch=active.epoch,
-            entries=active.entries,
-            summary=active.summary(),
-            creation=active.creation if active.is_new else None,
-            takes=active.takes,
-            engine=engine,
-            detached=active.detaches,
-            taken=active.taken,
-        )
-        part = cls(active, change)
-        active.entries, active.graphs, active.objects, active.events = [], [], [], []
-        active.taken = []
-        active.run.ready = deque()
-        active.is_queued = active.is_new = active.takes = active.detaches = False
-        return part
-
-    def take_back(self) -> None:
-        """The commit did not take place: everything is unwritten again."""
-        active = self.active
-        active.is_new |= self.change.creation is not None
-        active.takes |= self.change.takes
-        active.detaches |= self.change.detached
-        active.taken = [*self.change.taken, *active.taken]
-        active.entries = [*self.change.entries, *active.entries]
-        active.graphs = self.graphs + active.graphs
-        active.objects = self.objects + active.objects
-        active.events = self.events + active.events
-        if self.generation == active.run.generation:
-            active.run.ready.extendleft(reversed(self.ready))
+def error_of(error: WeftlineError) -> Error:
+    """An own error as it is recorded; the engine pickles nothing, so drivers know it by name."""
+    return Error(type=f"{type(error).__module__}.{type(error).__name__}", text=str(error))

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from typing import Protocol
 
 from msgspec import DecodeError
 from msgspec.structs import replace
@@ -17,9 +16,8 @@ from weftline.ports import (
     Clock,
     InboxEntry,
     InboxKind,
-    Journal,
-    RunCatalogue,
     RunChange,
+    WholeJournal,
 )
 
 _KINDS = (InboxKind.CANCEL, InboxKind.PAUSE, InboxKind.CONTINUE)
@@ -28,10 +26,6 @@ _KINDS = (InboxKind.CANCEL, InboxKind.PAUSE, InboxKind.CONTINUE)
 _TRIES = 50
 
 log = logging.getLogger("weftline.engine")
-
-
-class WholeJournal(Journal, RunCatalogue, Protocol):
-    """A journal of which also its catalogue is needed."""
 
 
 def take_in(journal: WholeJournal, run_id: str, clock: Clock = time) -> None:

@@ -1,6 +1,8 @@
 """Limits on running workflows: whose turn it is, and who waits for one."""
 
 from collections import deque
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from weftline.engine.active import ActiveRun
@@ -25,12 +27,28 @@ class Turns:
     def __init__(self, share: Share | None = None, max_pending: int | None = None) -> None:
         self.share, self.max_pending = share, max_pending
         self.pending: deque[ActiveRun] = deque()
+        self.ask_at = 0.0
+        """When (monotonic seconds) to ask `next` again."""
         self._of_group: dict[str, int] = {}  # how many of a group run
 
     @property
     def is_full(self) -> bool:
         """Whether no other run may wait for its turn."""
         return self.max_pending is not None and len(self.pending) >= self.max_pending
+
+    def is_due(self, now: float) -> bool:
+        """Whether to ask by now (monotonic seconds) who has its turn: others may have given one
+        back."""
+        return bool(self.pending) and self.ask_at <= now
+
+    def change(self, limits: "Turns", running: Iterable[ActiveRun]) -> None:
+        """Hand out what these limits allow, from now on; who runs already counts there."""
+        self.share, self.max_pending = limits.share, limits.max_pending
+        for active in running:
+            if active.turn is not None:
+                self.give_back(active)
+                self.take_anyway(active)
+        self.ask_at = 0.0
 
     def take(self, active: ActiveRun) -> bool:
         """Give the run its turn if there is one for it."""
@@ -52,20 +70,20 @@ class Turns:
             taken = None if self.share is None else self.share.take()
             self._note(active, taken)
 
-    def give_back(self, active: ActiveRun) -> bool:
-        """The run needs its turn no more; whether another one may have it."""
+    def give_back(self, active: ActiveRun) -> None:
+        """The run needs its turn no more, nor waits for one; another one may have it."""
         turn, active.turn = active.turn, None
         if turn is None:
             self.forget(active)
-            return False
-        group, taken = turn
+            return
+        group, give_back = turn
         if group is not None:
             self._of_group[group] -= 1
             if not self._of_group[group]:
                 del self._of_group[group]
-        if taken is not None and self.share is not None:
-            self.share.give_back(taken)
-        return bool(self.pending)
+        if give_back is not None:
+            give_back()
+        self.ask_at = 0.0
 
     def next(self) -> ActiveRun | None:
         """The oldest waiting run that has its turn now; it is given it."""
@@ -89,6 +107,9 @@ class Turns:
 
     def _note(self, active: ActiveRun, taken: object) -> None:
         group = active.group
-        active.turn = (None if group is None else group[0], taken)
+        give_back = None
+        if self.share is not None and taken is not None:
+            give_back = partial(self.share.give_back, taken)
+        active.turn = (None if group is None else group[0], give_back)
         if group is not None:
             self._of_group[group[0]] = self._of_group.get(group[0], 0) + 1
