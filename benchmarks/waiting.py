@@ -26,7 +26,7 @@ from weftline.driving.environment import environment_here
 from weftline.engine.active import Ended, News, Submission
 from weftline.engine.committer import Committer
 from weftline.engine.engine import Engine
-from weftline.ports import Creation
+from weftline.ports.journal import Creation
 
 HOUR_S = 3600.0
 SETTLE_S = 4.0

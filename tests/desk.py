@@ -20,27 +20,29 @@ from weftline.engine.engine import Engine
 from weftline.engine.recovery import read_run
 from weftline.engine.turns import Turns
 from weftline.errors import CommitUnknown, StorageError, StorageFull, WeftlineError
-from weftline.ports import (
-    ActorCall,
+from weftline.ports.executor import (
     Attempt,
-    Batch,
-    Creation,
-    Entry,
     Extended,
     Failed,
     GivenBack,
-    InboxEntry,
-    InboxKind,
     Lane,
     Lost,
     Printed,
     Refused,
     Report,
-    RunRecord,
-    Signal,
     Started,
     Starved,
     Succeeded,
+)
+from weftline.ports.journal import (
+    ActorCall,
+    Batch,
+    Creation,
+    Entry,
+    InboxEntry,
+    InboxKind,
+    RunRecord,
+    Signal,
 )
 
 HERE = Environment(python="/python", sys_path=(), cwd="/project")

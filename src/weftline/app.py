@@ -25,7 +25,7 @@ from weftline.driving.results import Results
 from weftline.driving.steering import Steering
 from weftline.driving.variables import declared_by, variables_of_controller
 from weftline.link.link import Link
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 from weftline.wire import MARKER
 
 

@@ -25,7 +25,7 @@ from weftline.core.environment import Environment
 from weftline.core.events import GraphExtended, RunStatus, RunSubmitted, encode_event
 from weftline.core.values import Error, Inline, pack_inline
 from weftline.errors import CommitUnknown, NewerHome, StorageError, StorageFull
-from weftline.ports import (
+from weftline.ports.journal import (
     FROM_BASE,
     Batch,
     Creation,
@@ -770,7 +770,7 @@ from pathlib import Path
 from weftline.adapters.journal.sqlite import SqliteJournal
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus
-from weftline.ports import Batch, Creation, Entry, RunChange, Summary
+from weftline.ports.journal import Batch, Creation, Entry, RunChange, Summary
 
 journal = SqliteJournal(Path(sys.argv[1]))
 shown = Summary(status=RunStatus.RUNNING, steps=9, succeeded=0)
@@ -903,7 +903,7 @@ journal.register("e1", rung.release)
 """
     )
     poster.ask(
-        "from weftline.ports import InboxKind; journal.post('r', InboxKind.SIGNAL, b'1')".replace(
+        "from weftline.ports.journal import InboxKind; journal.post('r', InboxKind.SIGNAL, b'1')".replace(
             "; ", "\n"
         )
     )

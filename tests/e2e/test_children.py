@@ -23,7 +23,7 @@ from tests.attempts import Attempts, environment_here, make_children, open_objec
 from tests.e2e.conftest import Gate, eventually, pass_gate
 from weftline.codecs.values import decode
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement
-from weftline.ports import (
+from weftline.ports.executor import (
     Attempt,
     Done,
     Failed,

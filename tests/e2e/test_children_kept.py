@@ -15,7 +15,7 @@ from weftline.core.actions import Action, PythonCall, Wait, WaitKind
 from weftline.core.graph import Graph, Step
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement, Policy
 from weftline.core.values import Object
-from weftline.ports import Attempt, Done, Extended, Lost, Outgrown, Succeeded
+from weftline.ports.executor import Attempt, Done, Extended, Lost, Outgrown, Succeeded
 from weftline.workers.children import Children
 from weftline.workers.inline import Inline
 from weftline.workers.slots import Slots

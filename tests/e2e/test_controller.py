@@ -37,7 +37,7 @@ from weftline.errors import ControllerUnavailable, WorkflowNotResumableError
 from weftline.filelocks import hold_file, holder_of
 from weftline.link.contact import reach
 from weftline.link.link import Link
-from weftline.ports import RunRecord
+from weftline.ports.journal import RunRecord
 from weftline.wire import MARKER, frame
 
 IDLE_S = {"WEFTLINE_CONTROLLER_IDLE_S": "60"}

@@ -15,7 +15,7 @@ import pytest
 from tests.attempts import Attempts, make_children, open_objects
 from tests.e2e.conftest import Gate, eventually, pass_gate
 from weftline.core.policy import Placement
-from weftline.ports import Outgrown, Started, Succeeded, TimedOut
+from weftline.ports.executor import Outgrown, Started, Succeeded, TimedOut
 from weftline.workers.memory import Sessions
 from weftline.workers.slots import Slots
 

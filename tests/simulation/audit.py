@@ -35,7 +35,8 @@ from weftline.core.run import Run
 from weftline.core.state import StepState, StepStatus
 from weftline.core.values import Inline, Packed, unpack
 from weftline.errors import ImpossibleEvent
-from weftline.ports import Attempt, Entry, InboxKind, RunChange, Summary
+from weftline.ports.executor import Attempt
+from weftline.ports.journal import Entry, InboxKind, RunChange, Summary
 
 
 class Broken(AssertionError):

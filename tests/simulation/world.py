@@ -46,30 +46,32 @@ from weftline.errors import (
     WorkflowQueueFull,
     WorkflowRunningError,
 )
-from weftline.ports import (
-    ActorCall,
+from weftline.ports.executor import (
     Attempt,
-    Batch,
-    Creation,
-    Entry,
     Extended,
     Failed,
     GivenBack,
-    InboxEntry,
-    InboxKind,
     Lane,
     Lost,
     Outgrown,
     Printed,
     Refused,
     Report,
-    RunChange,
-    RunRecord,
-    Signal,
     Started,
     Starved,
     Succeeded,
     TimedOut,
+)
+from weftline.ports.journal import (
+    ActorCall,
+    Batch,
+    Creation,
+    Entry,
+    InboxEntry,
+    InboxKind,
+    RunChange,
+    RunRecord,
+    Signal,
 )
 
 BEGINNING = 1_700_000_000.0

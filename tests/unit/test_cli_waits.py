@@ -11,7 +11,7 @@ from weftline.core.environment import Environment
 from weftline.core.events import RunAdopted, RunStatus
 from weftline.core.policy import Placement
 from weftline.core.waiting import Waiting, WaitingFor, waits_of
-from weftline.ports import Creation, RunRecord, Summary
+from weftline.ports.journal import Creation, RunRecord, Summary
 
 NOW = time.mktime((2026, 3, 1, 12, 0, 0, 0, 0, -1))
 

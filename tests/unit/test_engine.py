@@ -26,16 +26,16 @@ from weftline.errors import (
     WorkflowError,
     WorkflowRunningError,
 )
-from weftline.ports import (
+from weftline.ports.executor import (
     Extended,
     GivenBack,
-    InboxKind,
     Printed,
     Refused,
     Started,
     Succeeded,
     TimedOut,
 )
+from weftline.ports.journal import InboxKind
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from tests.desk import Desk
 from tests.graphs import LISTEN, packed, signal, some, step, timer
 from weftline.core.events import RunStatus
 from weftline.core.graph import Join, Step
-from weftline.ports import InboxKind
+from weftline.ports.journal import InboxKind
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from weftline.engine.engine import LAY_DOWN_STEPS
 from weftline.engine.inbox import LOOK_S
 from weftline.engine.parking import PARK_AFTER_S
 from weftline.errors import WorkflowError, WorkflowRunningError
-from weftline.ports import Entry, InboxKind, Printed, Started, Succeeded
+from weftline.ports.executor import Printed, Started, Succeeded
+from weftline.ports.journal import Entry, InboxKind
 
 
 def listener(name: str) -> Step:

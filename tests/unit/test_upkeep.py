@@ -19,7 +19,8 @@ from weftline.adapters.objects.sharing import note_home, other_homes
 from weftline.core.environment import Environment
 from weftline.core.events import LogRange, RunStatus, RunSubmitted, StepStarted, encode_event
 from weftline.errors import StorageError
-from weftline.ports import Batch, Creation, Entry, Removed, RunChange, Summary
+from weftline.ports.journal import Batch, Creation, Entry, RunChange, Summary
+from weftline.ports.objects import Removed
 from weftline.upkeep.leftovers import Leftover, Leftovers
 from weftline.upkeep.tidying import AGES, ENDED, Tidying
 from weftline.workers.logs import LogFolder

@@ -19,7 +19,7 @@ from weftline.core.graph import GivenInput, Graph, Input, OuterInput, Step
 from weftline.core.values import Object
 from weftline.core.workflow import Workflow
 from weftline.errors import InvalidOption, InvalidWorkflow, NotPicklable
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Composition[Any]")

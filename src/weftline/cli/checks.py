@@ -24,7 +24,8 @@ from weftline.core.values import ListOf, Object, Value, unpack
 from weftline.engine.active import ActiveRun
 from weftline.engine.recovery import RunReader
 from weftline.errors import StorageError, WorkflowNotFoundError
-from weftline.ports import Journal, ObjectStore, RunRecord
+from weftline.ports.journal import Journal, RunRecord
+from weftline.ports.objects import ObjectStore
 
 SAMPLED_RUNS = 1000
 """So many of the newest runs are read, unless all are."""

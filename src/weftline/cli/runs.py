@@ -46,7 +46,7 @@ from weftline.errors import (
     WorkflowNotResumableError,
     did_you_mean,
 )
-from weftline.ports import RunRecord
+from weftline.ports.journal import RunRecord
 
 OPEN = (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.PENDING)
 

@@ -45,7 +45,7 @@ from weftline.cli.unfinished import (
 from weftline.cli.waits import wait_document
 from weftline.core.events import RunStatus
 from weftline.core.waiting import WaitingFor
-from weftline.ports import RunRecord
+from weftline.ports.journal import RunRecord
 
 SHOWN_RUNS = 20
 SHOWN_PROCESSES = 20

@@ -22,7 +22,7 @@ from weftline.errors import (
     WorkflowNotResumableError,
     WorkflowRunningError,
 )
-from weftline.ports import InboxKind
+from weftline.ports.journal import InboxKind
 
 PATIENCE_S = 10.0
 """How long to wait until whoever drives a run has taken something in."""

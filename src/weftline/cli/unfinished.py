@@ -14,7 +14,7 @@ from weftline.core.state import StepStatus
 from weftline.core.waiting import Waiting, waits_of
 from weftline.engine.recovery import RunReader
 from weftline.errors import WeftlineError
-from weftline.ports import RunRecord
+from weftline.ports.journal import RunRecord
 
 UNFINISHED = (RunStatus.RUNNING, RunStatus.PENDING, RunStatus.PAUSED, RunStatus.RESUMABLE)
 SHOWN_REASONS = 2

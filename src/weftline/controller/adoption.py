@@ -19,7 +19,7 @@ from weftline.engine.lookout import find_end
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.errors import WeftlineError, WorkflowError, WorkflowRunningError
-from weftline.ports import RunRecord
+from weftline.ports.journal import RunRecord
 
 LOOK_S = 10.0
 """How often it is looked for runs that lost another driver; the next look comes later if one takes

@@ -57,7 +57,7 @@ from weftline.errors import (
     WeftlineError,
 )
 from weftline.filelocks import HeldFile, ShortName, hold_file, holder_of
-from weftline.ports import Creation
+from weftline.ports.journal import Creation
 from weftline.version import __version__
 from weftline.wire import pack_error
 

@@ -14,7 +14,7 @@ from weftline.driving.records import Records
 from weftline.engine.active import Ended
 from weftline.engine.recovery import Recorded
 from weftline.errors import WeftlineError, WorkflowRunningError
-from weftline.ports import WholeJournal
+from weftline.ports.journal import WholeJournal
 
 
 class Attached:

@@ -24,7 +24,7 @@ from weftline.driving.planned import (
 from weftline.driving.records import Records
 from weftline.engine.recovery import read_run
 from weftline.errors import WeftlineError, WorkflowRunningError
-from weftline.ports import WholeJournal
+from weftline.ports.journal import WholeJournal
 
 
 class Detached:

@@ -10,7 +10,7 @@ from weftline.engine.active import Ended, Gone
 from weftline.engine.lookout import Lookout, find_end
 from weftline.engine.recovery import RunReader
 from weftline.errors import ControllerUnavailable
-from weftline.ports import RunRecord, WholeJournal
+from weftline.ports.journal import RunRecord, WholeJournal
 
 
 class Ends:

@@ -8,7 +8,7 @@ from weftline.control import Declared
 from weftline.driving.drive import EngineHere, EngineThread
 from weftline.driving.executors import Executors
 from weftline.driving.limits import Limits
-from weftline.ports import WholeJournal
+from weftline.ports.journal import WholeJournal
 from weftline.workers.attempt import current
 
 

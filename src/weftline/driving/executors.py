@@ -4,7 +4,7 @@ import os
 
 from weftline.config import Settings
 from weftline.driving.variables import variables_of
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 from weftline.version import __version__
 from weftline.workers.children import Children
 from weftline.workers.inline import Inline

@@ -6,7 +6,7 @@ from weftline.core.events import RunStatus
 from weftline.driving.engines import Engines
 from weftline.engine.recovery import read_run
 from weftline.errors import WorkflowRunningError
-from weftline.ports import RunRecord, WholeJournal
+from weftline.ports.journal import RunRecord, WholeJournal
 from weftline.workers.orphans import end_orphans
 
 OPEN = (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.PENDING)

@@ -12,7 +12,7 @@ from weftline.core.workflow import Workflow
 from weftline.driving.controllers import Listener
 from weftline.engine.active import Submission
 from weftline.engine.recovery import Recorded
-from weftline.ports import Creation
+from weftline.ports.journal import Creation
 
 
 class Planned(NamedTuple):

@@ -9,7 +9,8 @@ from weftline.driving.engines import Engines
 from weftline.driving.owners import OPEN, Owners
 from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.errors import WorkflowNotFoundError, WorkflowRunningError
-from weftline.ports import ObjectStore, RunRecord, WholeJournal
+from weftline.ports.journal import RunRecord, WholeJournal
+from weftline.ports.objects import ObjectStore
 
 
 class Records:

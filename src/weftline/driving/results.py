@@ -19,7 +19,8 @@ from weftline.errors import (
     WorkflowExecutionError,
     WorkflowNotResumableError,
 )
-from weftline.ports import ObjectStore, WholeJournal
+from weftline.ports.journal import WholeJournal
+from weftline.ports.objects import ObjectStore
 
 
 class Results:

@@ -15,7 +15,7 @@ from weftline.engine.lookout import MAX_LOOK_S, MIN_LOOK_S
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import read_run
 from weftline.errors import WorkflowNotFoundError, WorkflowNotResumableError
-from weftline.ports import ActorCall, InboxKind, Posted, Signal, WholeJournal
+from weftline.ports.journal import ActorCall, InboxKind, Posted, Signal, WholeJournal
 
 ENDED = (RunStatus.SUCCESSFUL, RunStatus.CANCELED)
 """How runs stand in which nothing waits for a signal any more, but for actors that rest."""

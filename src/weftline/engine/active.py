@@ -13,7 +13,7 @@ from weftline.core.run import Run
 from weftline.core.state import StepState, StepStatus
 from weftline.core.values import NOTHING, Error, Packed
 from weftline.errors import StepNotFoundError, WeftlineError, WorkflowError
-from weftline.ports import Creation, Entry, Summary
+from weftline.ports.journal import Creation, Entry, Summary
 
 FIRST_METHOD = "__init__"
 """The name of an actor's first step; no other one is called so."""

@@ -15,7 +15,7 @@ from weftline.engine.timers import Timers
 from weftline.engine.turns import Turns
 from weftline.engine.writer import Writer
 from weftline.errors import StorageError, WorkflowError, WorkflowQueueFull, WorkflowRunningError
-from weftline.ports import Journal
+from weftline.ports.journal import Journal
 
 Accepted = Callable[[], object]
 

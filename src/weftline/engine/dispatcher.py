@@ -23,7 +23,8 @@ from weftline.core.state import READY, RUNNING, StepState
 from weftline.engine.active import ActiveRun, Stalled
 from weftline.engine.writer import RETRY_COMMIT_S, Writer
 from weftline.errors import InvalidWorkflow, ResourcesUnavailable, StorageFull, WeftlineError
-from weftline.ports import Attempt, Clock, Executor, Lane, Starved
+from weftline.ports.clock import Clock
+from weftline.ports.executor import Attempt, Executor, Lane, Starved
 
 RETRY_STARVED_S = 5.0
 """At most so long until a step is tried again whose result found no room."""

@@ -10,7 +10,7 @@ from weftline.core.events import RunStatus
 from weftline.engine.active import Ended, Gone
 from weftline.engine.recovery import RunReader
 from weftline.errors import StepNotFoundError, WeftlineError, WorkflowNotResumableError
-from weftline.ports import RunRecord, WholeJournal
+from weftline.ports.journal import RunRecord, WholeJournal
 
 MIN_LOOK_S, MAX_LOOK_S = 0.005, 0.05
 """How often it is asked whether another thread or process has committed."""

@@ -11,14 +11,8 @@ from weftline.engine.active import ActiveRun
 from weftline.engine.inbox import news_for
 from weftline.engine.recovery import read_run
 from weftline.errors import ImpossibleEvent, WorkflowRunningError
-from weftline.ports import (
-    Batch,
-    Clock,
-    InboxEntry,
-    InboxKind,
-    RunChange,
-    WholeJournal,
-)
+from weftline.ports.clock import Clock
+from weftline.ports.journal import Batch, InboxEntry, InboxKind, RunChange, WholeJournal
 
 _KINDS = (InboxKind.CANCEL, InboxKind.PAUSE, InboxKind.CONTINUE)
 """What counts without anybody going on with the run; other news wait for who does."""

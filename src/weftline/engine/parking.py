@@ -14,7 +14,8 @@ from weftline.engine.runs import Runs
 from weftline.engine.timers import Timers
 from weftline.engine.writer import Writer
 from weftline.errors import ImpossibleEvent, StorageError, WorkflowNotFoundError
-from weftline.ports import Clock, Journal
+from weftline.ports.clock import Clock
+from weftline.ports.journal import Journal
 
 PARK_AFTER_S = 1.0
 """A run in which everything waits is unloaded when nothing has happened in it for so long."""

@@ -28,8 +28,8 @@ from weftline.errors import (
     StepMemoryError,
     StepTimeoutError,
 )
-from weftline.ports import (
-    Clock,
+from weftline.ports.clock import Clock
+from weftline.ports.executor import (
     Done,
     Extended,
     Failed,

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from weftline.core.policy import Placement
-from weftline.ports import (
+from weftline.ports.executor import (
     Attempt,
     Extended,
     GivenBack,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from weftline.core.values import Error
-from weftline.ports import Attempt, Failed, GivenBack, Lane, Report
+from weftline.ports.executor import Attempt, Failed, GivenBack, Lane, Report
 from weftline.wire import MAX_FRAME_BYTES, Work, frame
 from weftline.workers.environments import EXIT_WITHIN_S, Environments
 from weftline.workers.lanes import Kind, Lanes

@@ -3,7 +3,7 @@
 from errno import ENOEXEC
 
 from weftline.core.environment import Environment
-from weftline.ports import GivenBack, Refused, Report
+from weftline.ports.executor import GivenBack, Refused, Report
 from weftline.workers.listeners import Listener
 from weftline.workers.pool import Child, Pool, Sort
 from weftline.workers.timetable import Timetable

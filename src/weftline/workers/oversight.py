@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from weftline.core.events import LogRange
-from weftline.ports import Attempt, Report, Started
+from weftline.ports.executor import Attempt, Report, Started
 from weftline.wire import Running
 from weftline.workers.dispatch import MEMORY_LOOK_S, STARTED_AFTER_S
 from weftline.workers.environments import EXIT_WITHIN_S

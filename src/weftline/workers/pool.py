@@ -12,7 +12,7 @@ from typing import TypeVar
 from weftline.core.environment import Environment
 from weftline.core.policy import Placement
 from weftline.folders import make_private
-from weftline.ports import Attempt
+from weftline.ports.executor import Attempt
 from weftline.wire import MARKER, Hello, frame
 from weftline.workers.launch import Process
 from weftline.workers.logs import LogFolder, Logs

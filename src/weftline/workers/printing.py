@@ -1,7 +1,7 @@
 """Passes on what attempts in children print, as it comes and when they end."""
 
 from weftline.core.events import LogRange
-from weftline.ports import Attempt, Printed, Report
+from weftline.ports.executor import Attempt, Printed, Report
 from weftline.workers.logs import PART_BYTES, STREAMS
 from weftline.workers.pool import Child
 

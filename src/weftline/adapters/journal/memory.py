@@ -17,24 +17,21 @@ from weftline.adapters.journal.names import (
 )
 from weftline.core.events import RunStatus
 from weftline.errors import StorageError
-from weftline.ports import (
+from weftline.ports.journal import (
     FROM_BASE,
     INBOX_AT_ONCE,
     Batch,
     Creation,
-    EndedRun,
     Entry,
-    Held,
     InboxEntry,
     InboxKind,
     Posted,
-    Removed,
     RunChange,
     RunRecord,
-    StoredFile,
     Summary,
-    Unnamed,
 )
+from weftline.ports.objects import Removed, StoredFile
+from weftline.ports.upkeep import EndedRun, Held, Unnamed
 
 _NAMES_GRAPH = ("RunSubmitted", "GraphExtended")
 

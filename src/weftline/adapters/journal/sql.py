@@ -4,7 +4,7 @@ The tables are in `migrations/`. Statements are whole and constant, so that each
 for every connection.
 """
 
-from weftline.ports import INBOX_AT_ONCE
+from weftline.ports.journal import INBOX_AT_ONCE
 
 BEGIN_WRITE = "BEGIN IMMEDIATE"
 """Start a transaction that writes, waiting for nobody later on."""

@@ -61,7 +61,7 @@ from weftline.core.events import RunStatus
 from weftline.core.values import Error
 from weftline.errors import CommitUnknown, StorageError
 from weftline.folders import make_private
-from weftline.ports import (
+from weftline.ports.journal import (
     FROM_BASE,
     Batch,
     Creation,
