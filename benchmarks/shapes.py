@@ -116,7 +116,7 @@ def many(count: int, threads: int) -> Figures:
     from weftline.api.checks import new_id
     from weftline.app import home
     from weftline.authoring.step import to_workflow
-    from weftline.driving import Drive
+    from weftline.driving.drive import Drive
 
     step = workflow.step(add_one)
 
@@ -130,9 +130,9 @@ def many(count: int, threads: int) -> Figures:
         drives: list[Drive] = []
         for n in range(count):
             written, objects, _ = to_workflow(compose(n), app.objects, None)
-            drives.append(app.start(written, run_id=new_id(), objects=objects, quiet=True))
+            drives.append(app.attached.start(written, run_id=new_id(), objects=objects, quiet=True))
         for n, drive in enumerate(drives):
-            assert app.result_of(drive.run_id, drive.wait()) == n + 3
+            assert app.results.result_of(drive.run_id, drive.wait()) == n + 3
 
     def through_threads() -> None:
         with ThreadPoolExecutor(threads) as pool:

@@ -18,14 +18,15 @@ from typing import Any
 from benchmarks.answer import Figures, answer
 from benchmarks.machine import cpu_seconds, descendants, peak_rss_mb, rss_mb
 from weftline import workflow
-from weftline.app import App, environment_here, home
+from weftline.app import App, home
 from weftline.authoring.step import to_workflow
 from weftline.cli.processes import controller_of
 from weftline.core.graph import Pages
+from weftline.driving.environment import environment_here
 from weftline.engine.active import Ended, News, Submission
 from weftline.engine.committer import Committer
 from weftline.engine.engine import Engine
-from weftline.ports import Creation
+from weftline.ports.journal import Creation
 
 HOUR_S = 3600.0
 SETTLE_S = 4.0
@@ -117,7 +118,7 @@ class JumpingClock:
 def own_engine(app: App, clock: JumpingClock) -> Iterator[Engine]:
     """An engine of this process with this clock, and children."""
     engine_id = uuid.uuid4().hex
-    executor = app.new_children(engine_id)
+    executor = app.executors.new_children(engine_id)
     committer = Committer(app.journal, executor.wake)
     engine = Engine(engine_id, app.journal, executor, clock, committer=committer)
     app.journal.register(engine_id, engine.look)
@@ -185,7 +186,7 @@ def own_clock(count: int) -> Figures:
         for _ in run_ids:
             run_id, said = news.get()
             assert isinstance(said, Ended), (run_id, said)
-            assert app.result_of(run_id, said) == "it said open"
+            assert app.results.result_of(run_id, said) == "it said open"
         return {"seconds": time.perf_counter() - start, "signaled": signaled, "hour_cpu_s": used}
 
 

@@ -17,17 +17,17 @@ from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement
 from weftline.errors import StorageFull
-from weftline.ports import (
+from weftline.ports.executor import (
     Attempt,
     Done,
     Executor,
     GivenBack,
     Lane,
-    ObjectStore,
     Refused,
     Report,
     Succeeded,
 )
+from weftline.ports.objects import ObjectStore
 from weftline.workers.children import Children
 from weftline.workers.slots import Slots
 

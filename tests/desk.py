@@ -12,6 +12,7 @@ from weftline.core.environment import Environment
 from weftline.core.events import Event, decode_event
 from weftline.core.graph import Graph, Step, encode_pages
 from weftline.core.policy import Placement
+from weftline.core.run import Run
 from weftline.core.state import StepStatus
 from weftline.engine.active import Ended, Gone, News, Submission
 from weftline.engine.committer import Committer, Outcome
@@ -19,27 +20,29 @@ from weftline.engine.engine import Engine
 from weftline.engine.recovery import read_run
 from weftline.engine.turns import Turns
 from weftline.errors import CommitUnknown, StorageError, StorageFull, WeftlineError
-from weftline.ports import (
-    ActorCall,
+from weftline.ports.executor import (
     Attempt,
-    Batch,
-    Creation,
-    Entry,
     Extended,
     Failed,
     GivenBack,
-    InboxEntry,
-    InboxKind,
     Lane,
     Lost,
     Printed,
     Refused,
     Report,
-    RunRecord,
-    Signal,
     Started,
     Starved,
     Succeeded,
+)
+from weftline.ports.journal import (
+    ActorCall,
+    Batch,
+    Creation,
+    Entry,
+    InboxEntry,
+    InboxKind,
+    RunRecord,
+    Signal,
 )
 
 HERE = Environment(python="/python", sys_path=(), cwd="/project")
@@ -279,7 +282,14 @@ class Desk:
     def is_loaded(self, run_id: str) -> bool:
         """Whether the run is in memory; driven here it is in any case."""
         assert self.engine.drives(run_id)
-        return run_id in self.engine.runs.loaded
+        return run_id not in self.engine.runs.parked
+
+    def run_of(self, run_id: str) -> Run:
+        """The run as the engine has it in memory."""
+        active = self.engine.runs.find(run_id)
+        assert active is not None
+        assert active.is_loaded
+        return active.run
 
     def turn(self) -> None:
         """Turn until the engine would sleep: all that is at hand is taken in and built upon."""

@@ -230,7 +230,7 @@ def picture(run: Run) -> dict[str, Any]:
             run.is_paused, run.cancel_requested, run.unfinished, run.succeeded,
             run.submitted_at, run.started_at, run.ended_at, run.warnings, run.names,
             run.is_pending, run.is_actor, run.group, run.state, run.laid_down, run.volatile,
-            run.name_counts(), run.is_at_rest, _unclaimed(run),
+            run.name_counts(), run.is_at_rest, run.signals.kept(),
         ),
         "steps": [
             (
@@ -244,10 +244,6 @@ def picture(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _unclaimed(run: Run) -> dict[str, list[Packed]]:
-    return {name: list(values) for name, values in run._signals.items() if values}
-
-
 def _as_recorded(run: Run, step: StepState) -> tuple[StepStatus, StepStatus]:
     # Whether the time of a retry has come is not in the journal.
     if step.status is StepStatus.WAITING and step.due_at is not None:
@@ -258,7 +254,7 @@ def _as_recorded(run: Run, step: StepState) -> tuple[StepStatus, StepStatus]:
 
 def recount(run: Run) -> int:
     """How many steps keep the run from its end, counted one by one."""
-    open_failures = set(run._open_failures)
+    open_failures = set(run.failures.open)
     return sum(
         1
         for step in run.steps

@@ -7,7 +7,7 @@ from pathlib import Path
 from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.local_upkeep import LocalUpkeep
 from weftline.adapters.objects.memory import MemoryObjectStore, MemoryUpkeep
-from weftline.ports import ObjectStore, ObjectUpkeep
+from weftline.ports.objects import ObjectStore, ObjectUpkeep
 
 DAY = 86_400.0
 

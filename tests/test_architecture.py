@@ -29,6 +29,7 @@ FLOOR = {
     "control": 2,
     "config": 2,
     "filelocks": 2,
+    "folders": 2,
     "ports": 2,
     "wire": 2,
     "adapters": 3,
@@ -44,6 +45,7 @@ FLOOR = {
     "server": 5,
     "__init__": 6,
     "cli": 6,
+    "mypy_plugin": 6,
     "workflow": 6,
 }
 

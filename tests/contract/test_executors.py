@@ -20,7 +20,7 @@ from weftline.core.actions import PythonCall
 from weftline.core.graph import decode_pages
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement
 from weftline.core.values import Object
-from weftline.ports import (
+from weftline.ports.executor import (
     Done,
     Extended,
     Failed,

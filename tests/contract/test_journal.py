@@ -25,7 +25,7 @@ from weftline.core.environment import Environment
 from weftline.core.events import GraphExtended, RunStatus, RunSubmitted, encode_event
 from weftline.core.values import Error, Inline, pack_inline
 from weftline.errors import CommitUnknown, NewerHome, StorageError, StorageFull
-from weftline.ports import (
+from weftline.ports.journal import (
     FROM_BASE,
     Batch,
     Creation,
@@ -33,6 +33,7 @@ from weftline.ports import (
     InboxEntry,
     InboxKind,
     Journal,
+    Posted,
     RunCatalogue,
     RunChange,
     RunRecord,
@@ -521,11 +522,18 @@ def bodies(entries: Sequence[InboxEntry]) -> list[tuple[str, bytes]]:
     return [(each.run_id, each.body) for each in entries]
 
 
+def counts(
+    journal: AnyJournal, run_id: str, kind: InboxKind, body: bytes, key: str | None = None
+) -> bool | None:
+    posted = journal.post(run_id, kind, body, key)
+    return None if posted is None else posted.counts
+
+
 def test_news_lie_in_the_inbox_until_a_change_takes_them_in(journal: AnyJournal) -> None:
     commit(journal, new("r"), new("s"))
-    assert journal.post("r", InboxKind.SIGNAL, b"1") is True
-    assert journal.post("s", InboxKind.CANCEL, b"null") is True
-    assert journal.post("r", InboxKind.SIGNAL, b"2") is True
+    assert counts(journal, "r", InboxKind.SIGNAL, b"1") is True
+    assert counts(journal, "s", InboxKind.CANCEL, b"null") is True
+    assert counts(journal, "r", InboxKind.SIGNAL, b"2") is True
     first, second = journal.list_inbox("r")
     assert (first.run_id, first.kind, first.body) == ("r", "signal", b"1")
     assert bodies(journal.read_inbox("e1")) == [("r", b"1"), ("s", b"null"), ("r", b"2")]
@@ -539,26 +547,38 @@ def test_news_lie_in_the_inbox_until_a_change_takes_them_in(journal: AnyJournal)
 
 
 def test_news_for_a_run_that_is_not_there_are_refused(journal: AnyJournal) -> None:
-    assert journal.post("r", InboxKind.CANCEL, b"null") is None
-    assert journal.post("r", InboxKind.CANCEL, b"null", "key") is None
+    assert counts(journal, "r", InboxKind.CANCEL, b"null") is None
+    assert counts(journal, "r", InboxKind.CANCEL, b"null", "key") is None
     commit(journal, new("r"))
     assert journal.list_inbox("r") == []
-    assert journal.post("r", InboxKind.CANCEL, b"null", "key") is True
+    assert counts(journal, "r", InboxKind.CANCEL, b"null", "key") is True
+
+
+def test_news_may_be_refused_for_how_the_run_stands(journal: AnyJournal) -> None:
+    commit(journal, new("r"))
+    unless = (RunStatus.RUNNING, RunStatus.PAUSED)
+    refused = journal.post("r", InboxKind.SIGNAL, b"1", "k", unless=unless)
+    assert refused == Posted(False, RunStatus.RUNNING, "e1")
+    assert journal.list_inbox("r") == []
+    assert not journal.knows_key("r", "k")
+    posted = journal.post("r", InboxKind.SIGNAL, b"1", "k", unless=(RunStatus.CANCELED,))
+    assert posted == Posted(True, RunStatus.RUNNING, "e1")
+    assert journal.post("nobody's", InboxKind.SIGNAL, b"1", unless=unless) is None
 
 
 def test_of_several_news_with_one_key_the_first_counts_also_when_it_was_taken_in(
     journal: AnyJournal,
 ) -> None:
     commit(journal, new("r"), new("s"))
-    assert journal.post("r", InboxKind.SIGNAL, b"1", "k") is True
-    assert journal.post("r", InboxKind.SIGNAL, b"2", "k") is False
-    assert journal.post("r", InboxKind.CANCEL, b"null", "k") is False
-    assert journal.post("r", InboxKind.SIGNAL, b"3", "other") is True
-    assert journal.post("s", InboxKind.SIGNAL, b"4", "k") is True
+    assert counts(journal, "r", InboxKind.SIGNAL, b"1", "k") is True
+    assert counts(journal, "r", InboxKind.SIGNAL, b"2", "k") is False
+    assert counts(journal, "r", InboxKind.CANCEL, b"null", "k") is False
+    assert counts(journal, "r", InboxKind.SIGNAL, b"3", "other") is True
+    assert counts(journal, "s", InboxKind.SIGNAL, b"4", "k") is True
     assert bodies(journal.list_inbox("r")) == [("r", b"1"), ("r", b"3")]
     commit(journal, take_in("r", *(each.number for each in journal.list_inbox("r"))))
     assert journal.list_inbox("r") == []
-    assert journal.post("r", InboxKind.SIGNAL, b"5", "k") is False
+    assert counts(journal, "r", InboxKind.SIGNAL, b"5", "k") is False
     assert journal.list_inbox("r") == []
     assert bodies(journal.read_inbox("e1")) == [("s", b"4")]
 
@@ -616,7 +636,7 @@ def test_a_deleted_run_takes_its_news_and_keys_along(journal: AnyJournal) -> Non
     assert journal.read_inbox("e1") == []
     commit(journal, new("r"))
     assert journal.list_inbox("r") == []
-    assert journal.post("r", InboxKind.SIGNAL, b"3", "k") is True
+    assert counts(journal, "r", InboxKind.SIGNAL, b"3", "k") is True
 
 
 def test_a_large_body_comes_back_whole(journal: AnyJournal) -> None:
@@ -640,7 +660,7 @@ def test_posts_of_several_threads_lose_nothing(journal: AnyJournal) -> None:
     def post(name: str) -> None:
         for n in range(30):
             journal.post("r", InboxKind.SIGNAL, f"{name}{n}".encode())
-            if journal.post("r", InboxKind.SIGNAL, b"same", f"k{n}"):
+            if counts(journal, "r", InboxKind.SIGNAL, b"same", f"k{n}"):
                 counted.release()
 
     together(partial(post, "a"), partial(post, "b"), partial(post, "c"))
@@ -677,7 +697,7 @@ def test_an_engine_is_told_soon_of_news_for_its_runs_and_for_no_others(
     journal.post("r", InboxKind.SIGNAL, b"3")
     journal.release("e1")
     commit(journal, take("r", 2, "e1"))
-    assert journal.post("r", InboxKind.SIGNAL, b"4") is True
+    assert counts(journal, "r", InboxKind.SIGNAL, b"4") is True
     journal.release("e2")
     assert found == [1, 2]
 
@@ -685,7 +705,7 @@ def test_an_engine_is_told_soon_of_news_for_its_runs_and_for_no_others(
 def test_an_engine_that_wants_to_be_told_nothing_may_have_news(journal: AnyJournal) -> None:
     journal.register("e1")
     commit(journal, new("r"))
-    assert journal.post("r", InboxKind.SIGNAL, b"1") is True
+    assert counts(journal, "r", InboxKind.SIGNAL, b"1") is True
     journal.release("e1")
 
 
@@ -750,7 +770,7 @@ from pathlib import Path
 from weftline.adapters.journal.sqlite import SqliteJournal
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus
-from weftline.ports import Batch, Creation, Entry, RunChange, Summary
+from weftline.ports.journal import Batch, Creation, Entry, RunChange, Summary
 
 journal = SqliteJournal(Path(sys.argv[1]))
 shown = Summary(status=RunStatus.RUNNING, steps=9, succeeded=0)
@@ -883,7 +903,7 @@ journal.register("e1", rung.release)
 """
     )
     poster.ask(
-        "from weftline.ports import InboxKind; journal.post('r', InboxKind.SIGNAL, b'1')".replace(
+        "from weftline.ports.journal import InboxKind; journal.post('r', InboxKind.SIGNAL, b'1')".replace(
             "; ", "\n"
         )
     )
@@ -891,7 +911,7 @@ journal.register("e1", rung.release)
     assert owner.ask("print(journal.read_inbox('e1')[0].body.decode())") == "1"
     owner.kill()
     # A dead engine's bell is rung in vain, and nobody is harmed.
-    assert sqlite.post("r", InboxKind.SIGNAL, b"2") is True
+    assert counts(sqlite, "r", InboxKind.SIGNAL, b"2") is True
     assert len(sqlite.list_inbox("r")) == 2
 
 
@@ -1290,7 +1310,7 @@ def test_a_home_from_before_the_inbox_keeps_all_it_has(home: Path) -> None:
     assert (record.summary.value, record.summary.base_seq) == (pack_inline("json", b"7"), 0)
     assert seqs(journal, "r", FROM_BASE) == [1, 2]
     assert journal.read_graph("ab") == [b"page"]
-    assert journal.post("r", InboxKind.SIGNAL, b"1", "k") is True
+    assert counts(journal, "r", InboxKind.SIGNAL, b"1", "k") is True
     assert bodies(journal.read_inbox("e1")) == [("r", b"1")]
     assert commit(journal, more("r", 3, epoch=3)) == set()
     assert journal.delete_run("r", 3)

@@ -21,21 +21,20 @@ from weftline.core.events import (
     StepSucceeded,
     encode_event,
 )
-from weftline.ports import (
+from weftline.ports.journal import (
     ActorCall,
     Batch,
     Creation,
     Entry,
     InboxKind,
     Journal,
-    JournalUpkeep,
-    Removed,
     RunCatalogue,
     RunChange,
     Signal,
-    StoredFile,
     Summary,
 )
+from weftline.ports.objects import Removed, StoredFile
+from weftline.ports.upkeep import JournalUpkeep
 
 NOTHING = Removed(0, 0)
 ENDED = (RunStatus.SUCCESSFUL, RunStatus.FAILED, RunStatus.CANCELED)

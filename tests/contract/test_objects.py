@@ -14,7 +14,7 @@ import pytest
 from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.memory import MemoryObjectStore
 from weftline.errors import ObjectDamaged, ObjectNotFound, StorageError, StorageFull
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 MISSING = "0" * 64
 # Empty, tiny, read into memory, mapped, and written in several chunks.

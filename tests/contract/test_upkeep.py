@@ -16,7 +16,7 @@ from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.local_upkeep import LocalUpkeep
 from weftline.adapters.objects.memory import MemoryObjectStore
 from weftline.errors import ObjectDamaged, ObjectNotFound, StorageError, StorageFull
-from weftline.ports import ObjectStore, ObjectUpkeep, Removed, StoredFile
+from weftline.ports.objects import ObjectStore, ObjectUpkeep, Removed, StoredFile
 
 KINDS = pytest.mark.parametrize("durable", [True, False], ids=["durable", "volatile"])
 

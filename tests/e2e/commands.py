@@ -27,7 +27,7 @@ from weftline.adapters.journal.sqlite import SqliteJournal
 from weftline.core.environment import Environment
 from weftline.core.events import GraphExtended, RunSubmitted, encode_event
 from weftline.core.graph import encode_pages
-from weftline.ports import Batch, Creation, Entry, RunChange, Summary
+from weftline.ports.journal import Batch, Creation, Entry, RunChange, Summary
 
 WEFT = [sys.executable, "-W", "error", "-m", "weftline.cli.main"]
 FLOW = f"""

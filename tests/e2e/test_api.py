@@ -975,7 +975,7 @@ def test_a_canceled_run_goes_on_when_it_is_resumed(run_id: str, gate: Gate, tmp_
 
     app = opened_home()
     written, objects, _ = to_workflow(second.step(first.step()), app.objects, None)
-    drive = app.start(written, run_id=run_id, objects=objects)
+    drive = app.attached.start(written, run_id=run_id, objects=objects)
     gate.wait_for()
     drive.cancel()
     assert drive.wait().status == "CANCELED"
@@ -983,7 +983,7 @@ def test_a_canceled_run_goes_on_when_it_is_resumed(run_id: str, gate: Gate, tmp_
     eventually(lambda: not is_running(process), "the step has been ended")
     assert workflow.list_all("CANCELED")[0] == (run_id, "CANCELED")
     with pytest.raises(workflow.WorkflowCanceledError):
-        opened_home().wait_for(run_id, None, 0)
+        opened_home().results.wait_for(run_id, None, 0)
     gate.open(2)
     assert workflow.resume(run_id).result() == 2
     assert [line for line in notes(counter) if line == "first"] == ["first"]

@@ -583,14 +583,14 @@ def test_a_run_that_changes_while_it_is_taken_over_is_read_again(
         import weftline.app
         from weftline import workflow
 
-        def read_and_wait(journal, run_id, read=weftline.app.read_run):
-            found = read(journal, run_id)
+        def read_and_wait(run_id):
+            found = read(run_id)
             pass_gate(sys.argv[1])
             return found
 
-        weftline.app.read_run = read_and_wait
         app = weftline.app.home()
-        print(app.result_of("an id", app.proceed("an id").wait()))
+        read, app.records.read = app.records.read, read_and_wait
+        print(app.results.result_of("an id", app.attached.proceed("an id").wait()))
         """,
         reading.path,
     )

@@ -389,10 +389,10 @@ def test_a_database_that_is_none_is_told(scripts: Scripts) -> None:
 CHAIN = """
     import resource
     import sys
-    import weftline.driving
+    import weftline.driving.drive
     from weftline import workflow
 
-    weftline.driving.PATIENCE_STORAGE_S = 0.3
+    weftline.driving.drive.PATIENCE_STORAGE_S = 0.3
     limit = int(sys.argv[1]) if len(sys.argv) > 1 else 0
 
     @workflow.step(num_cpus=0.1)
@@ -491,10 +491,10 @@ def test_a_full_disk_stops_a_run_cleanly(
 ) -> None:
     source = """
         import sys
-        import weftline.driving
+        import weftline.driving.drive
         from weftline import workflow
 
-        weftline.driving.PATIENCE_STORAGE_S = 0.3
+        weftline.driving.drive.PATIENCE_STORAGE_S = 0.3
         size = int(sys.argv[1])
 
         @workflow.step

@@ -105,31 +105,31 @@ def one_round(seed: int, folder: Path) -> None:
     kills = 0
     for _ in range(40):
         before, known = traced(trace), succeeded(home)
-        driver = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, str(script), str(trace)],
             env=environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
-        # The moment is a number of steps that have begun, so that a seed replays.
-        moment = sum(before.values()) + chance.randrange(0, 25)
-        aim = chance.choice(["driver", "child", "child", "both"])
-        while driver.poll() is None and sum(traced(trace).values()) < moment:
-            time.sleep(0.001)
-        if driver.poll() is None and kills < 12:
-            kills += 1
-            victims = children_of(driver.pid) if aim != "driver" else []
-            if aim == "child":
-                victims = victims[:1]
-            if aim != "child":
-                victims.append(driver.pid)
-            for victim in victims:
-                try:
-                    os.kill(victim, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-        out, errors = driver.communicate(timeout=60)
+        ) as driver:
+            # The moment is a number of steps that have begun, so that a seed replays.
+            moment = sum(before.values()) + chance.randrange(0, 25)
+            aim = chance.choice(["driver", "child", "child", "both"])
+            while driver.poll() is None and sum(traced(trace).values()) < moment:
+                time.sleep(0.001)
+            if driver.poll() is None and kills < 12:
+                kills += 1
+                victims = children_of(driver.pid) if aim != "driver" else []
+                if aim == "child":
+                    victims = victims[:1]
+                if aim != "child":
+                    victims.append(driver.pid)
+                for victim in victims:
+                    try:
+                        os.kill(victim, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+            out, errors = driver.communicate(timeout=60)
         after = traced(trace)
         for name in known:
             assert after[name] == before[name], f"seed {seed}: {name} had finished and ran again"

@@ -176,7 +176,7 @@ class World:
             self.posted += 1
             value = msgspec.json.encode(["inline", "json", self.posted])
             for _ in range(2):
-                self.app.signal("signaled", "news", value, (), f"news {self.posted}")
+                self.app.steering.signal("signaled", "news", value, (), f"news {self.posted}")
 
     def events(self, run_id: str) -> list[tuple[float, Event]]:
         reader = RunReader(self.app.journal, run_id)
@@ -273,7 +273,7 @@ def check(world: World) -> None:
     seed, app = world.seed, world.app
 
     def value(run_id: str) -> object:
-        return app.wait_for(run_id, None, 10.0)
+        return app.results.wait_for(run_id, None, 10.0)
 
     assert value("graph") == [GRAPH]
     assert value("sleeper") == 11
@@ -290,7 +290,7 @@ def check(world: World) -> None:
     assert world.counts()["checkpointed"] >= 1
     # Each accepted call of the actor took place exactly once, in order.
     calls = [e for _, e in world.events("counter") if type(e).__name__ == "CallReceived"]
-    state = app.actor_state("counter")
+    state = app.records.actor_state("counter")
     assert state is not None
     assert msgspec.json.decode(state)[2] == {"value": len(calls)}, f"seed {seed}"
 

@@ -15,7 +15,7 @@ from weftline.core.actions import Action, PythonCall, Wait, WaitKind
 from weftline.core.graph import Graph, Step
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement, Policy
 from weftline.core.values import Object
-from weftline.ports import Attempt, Done, Extended, Lost, Outgrown, Succeeded
+from weftline.ports.executor import Attempt, Done, Extended, Lost, Outgrown, Succeeded
 from weftline.workers.children import Children
 from weftline.workers.inline import Inline
 from weftline.workers.slots import Slots
@@ -150,8 +150,8 @@ def test_many_that_were_sent_ahead_may_all_be_kept_for(attempts: Attempts) -> No
     made = [attempts.make(first.call) for _ in range(20)]
     executor: Any = attempts.executor
     kind = executor._lanes.kind_of(attempts.lane(first))
-    [child] = executor._occupy(kind.group, (1, 0))
-    executor._send(child, made)
+    [child] = executor._dispatch._occupy(kind.group, (1, 0))
+    executor._dispatch._send(child, made)
     attempts.wait_for(lambda found: sum(isinstance(one, Extended) for one in found) == 20)
     assert executor.room(attempts.lane(first)) == 0
     beside = [attempts.make(os.getpid, beside=one.key) for one in made[:10]]

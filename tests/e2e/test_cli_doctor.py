@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.commands import Weft
-from tests.e2e.conftest import Gate, eventually
+from tests.e2e.conftest import Gate, Scripts, eventually
 from weftline.wire import MARKER
 
 ALL = [
@@ -258,3 +259,30 @@ def test_a_home_that_is_open_to_others_is_warned_of(weft: Weft, home: Path) -> N
     assert "! home" in out
     assert f"what to do: chmod 700 {home} closes it" in out
     assert out.endswith("\nall is sound; 1 of 11 checks found something to look at\n")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import weftline; weftline.put(bytes(100_000))",
+        "step().run()",
+        "step().run_async().result()",
+        "workflow.init(executor='threads'); step().run()",
+        "workflow.list_all(); step().run()",
+    ],
+)
+def test_a_home_is_closed_to_others_whatever_makes_it(scripts: Scripts, first: str) -> None:
+    scripts.run(
+        f"""
+        from weftline import workflow
+
+        @workflow.step
+        def one():
+            return 1
+
+        step = one.step
+        {first}
+        """,
+        variables={"WEFTLINE_CONTROLLER_IDLE_S": "0"},
+    )
+    assert stat.S_IMODE(scripts.home.stat().st_mode) == 0o700

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,8 @@ from tests.e2e.commands import Weft, record
 from tests.e2e.conftest import Gate, eventually
 from tests.graphs import CALL, Book, graph, step, timer
 from weftline.adapters.journal.sqlite import SqliteJournal
+from weftline.app import close_home
+from weftline.cli.status import show_status
 from weftline.core.actions import PythonCall, Wait, WaitKind
 from weftline.core.events import PauseChanged, Quarantined, RunStatus
 from weftline.core.policy import Placement
@@ -56,7 +59,7 @@ def test_an_idle_home_has_sizes_and_nobody_in_it(weft: Weft) -> None:
     assert err == ""
     lines = out.splitlines()
     assert lines[0] == f"home        {weft.folder / 'home'}"
-    sizes = r" +database [\d.]+ kB, objects [\d.]+ k?B, logs [\d.]+ B"
+    sizes = r" +database [\d.]+ kB, objects [\d.]+ k?B, logs [\d.]+ B; [\d.]+ .B free"
     assert re.fullmatch(sizes, lines[1])
     assert lines[2:] == ["controller  none is alive", "", "no unfinished runs"]
     told = weft.json("status")
@@ -64,6 +67,23 @@ def test_an_idle_home_has_sizes_and_nobody_in_it(weft: Weft) -> None:
     objects = weft.folder / "home" / "objects"
     real = sum(path.stat().st_size for path in objects.rglob("*") if path.is_file())
     assert told["home"]["objects_bytes"] == real
+    assert told["home"]["free_bytes"] > 0
+
+
+def test_that_there_is_hardly_any_room_left_is_told(
+    weft: Weft, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weft("run", "flow.py", "--id", "good", "-q")
+    monkeypatch.setenv("WEFTLINE_HOME", str(weft.folder / "home"))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=5_000_000))
+    monkeypatch.setattr("weftline.app._app", None)  # other tests of this process have a home open
+    try:
+        assert show_status(all_runs=False, as_json=False) == 0
+    finally:
+        close_home()
+    out, err = capsys.readouterr()
+    assert "; 5 MB free\n" in out
+    assert f"only 5 MB are free at {weft.folder / 'home'}: free some space" in err
 
 
 def test_a_run_that_is_driven_is_shown_with_its_processes(weft: Weft, gate: Gate) -> None:

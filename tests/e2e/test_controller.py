@@ -37,7 +37,7 @@ from weftline.errors import ControllerUnavailable, WorkflowNotResumableError
 from weftline.filelocks import hold_file, holder_of
 from weftline.link.contact import reach
 from weftline.link.link import Link
-from weftline.ports import RunRecord
+from weftline.ports.journal import RunRecord
 from weftline.wire import MARKER, frame
 
 IDLE_S = {"WEFTLINE_CONTROLLER_IDLE_S": "60"}
@@ -96,17 +96,17 @@ class Home:
         return card
 
     def run(self, run_id: str) -> RunRecord:
-        return self.app.get_run(run_id)
+        return self.app.records.get_run(run_id)
 
     def wait_for(self, run_id: str, status: RunStatus) -> None:
         eventually(lambda: self.run(run_id).summary.status is status, f"{run_id} is {status}")
 
-    def kill(self) -> int:
-        """SIGKILL the controller; its id."""
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """End the controller by a signal; its id."""
         pid = self.pid
         assert pid is not None
         handle = os.pidfd_open(pid)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         assert select.select([handle], [], [], PATIENCE_S)[0]
         os.close(handle)
         return pid
@@ -166,7 +166,7 @@ def test_a_run_goes_on_when_its_driver_has_ended(home: Home, gate: Gate) -> None
     assert home.run("r").summary.status is RunStatus.RUNNING
     gate.open()
     home.wait_for("r", RunStatus.SUCCESSFUL)
-    assert home.app.wait_for("r", None, 10.0) == 2
+    assert home.app.results.wait_for("r", None, 10.0) == 2
 
 
 def test_a_run_goes_on_when_its_driver_was_killed(home: Home, gate: Gate) -> None:
@@ -297,7 +297,7 @@ def test_a_controller_that_cannot_start_is_told_with_its_reason(home: Home) -> N
 def test_the_next_call_replaces_a_killed_controller_and_goes_on(home: Home, gate: Gate) -> None:
     begin(home, gate)
     killed = home.kill()
-    assert home.app.status_of(home.run("r")) is RunStatus.RESUMABLE
+    assert home.app.owners.status_of(home.run("r")) is RunStatus.RESUMABLE
     said = home.scripts.run(
         """
         from weftline import workflow
@@ -319,6 +319,28 @@ def test_the_next_call_replaces_a_killed_controller_and_goes_on(home: Home, gate
     assert notes(home.scripts.folder / "second") == ["x"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_who_asks_for_the_output_of_a_detached_run_replaces_its_controller(
+    home: Home, gate: Gate, number: signal.Signals
+) -> None:
+    begin(home, gate)
+    ended = home.kill(number)
+    assert home.app.owners.status_of(home.run("r")) is RunStatus.RESUMABLE
+    asking = home.scripts.start(
+        """
+        from weftline import workflow
+
+        print(workflow.get_output("r").result())
+        """,
+        variables=IDLE_S,
+    )
+    assert gate.wait_for(1) == ["second"]  # tried again: it had not ended
+    assert home.pid not in (None, ended)
+    gate.open(2)
+    assert home.scripts.end(asking)[0] == "2\n"
+    assert notes(home.scripts.folder / "first") == ["x"]
+
+
 def test_a_controller_started_by_a_person_goes_on_with_what_was_left(
     home: Home, gate: Gate
 ) -> None:
@@ -329,7 +351,7 @@ def test_a_controller_started_by_a_person_goes_on_with_what_was_left(
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, said
     assert "runs that have no engine any more: 1" in said
-    assert home.app.wait_for("r", None, 0.0) == 2
+    assert home.app.results.wait_for("r", None, 0.0) == 2
     assert notes(home.scripts.folder / "first") == ["x"]
 
 
@@ -460,7 +482,7 @@ def test_a_run_that_sleeps_keeps_the_controller(home: Home) -> None:
     first = home.card["engine"]
     home.wait_for("r", RunStatus.SUCCESSFUL)
     assert home.run("r").engine == first
-    assert home.app.wait_for("r", None, 0.0) == "awake"
+    assert home.app.results.wait_for("r", None, 0.0) == "awake"
 
 
 SERVE = """
@@ -713,9 +735,9 @@ def test_a_call_of_an_actor_that_asks_for_too_much_fails_and_the_actor_goes_on(
 
 def test_a_canceled_run_ends_at_once_and_starts_nothing_more(home: Home, gate: Gate) -> None:
     begin(home, gate)
-    home.app.cancel("r")
+    home.app.steering.cancel("r")
     assert home.run("r").summary.status is RunStatus.CANCELED
-    home.app.cancel("r")  # once more changes nothing
+    home.app.steering.cancel("r")  # once more changes nothing
     gate.open()
     assert notes(home.scripts.folder / "second") == []
 
@@ -727,11 +749,11 @@ def test_a_run_without_a_driver_is_canceled_by_whoever_asks(home: Home, gate: Ga
     gate.wait_for(1)
     driver.kill()
     driver.wait()
-    home.app.cancel("r")
+    home.app.steering.cancel("r")
     assert home.run("r").summary.status is RunStatus.CANCELED
     assert home.pid is None  # nobody was needed for that
     with pytest.raises(WorkflowNotResumableError, match="is CANCELED"):
-        home.app.signal("r", "news", pack_inline("json", b"1"))
+        home.app.steering.signal("r", "news", pack_inline("json", b"1"))
 
 
 def test_news_for_a_run_whose_controller_was_killed_starts_another(home: Home) -> None:
@@ -748,13 +770,13 @@ def test_news_for_a_run_whose_controller_was_killed_starts_another(home: Home) -
         variables=IDLE_S,
     )
     home.kill()
-    assert home.app.signal("r", "news", pack_inline("json", b'"it came"'), key="1")
-    assert not home.app.signal("r", "news", pack_inline("json", b'"again"'), key="1")
-    assert home.app.wait_for("r", None, PATIENCE_S) == "it came"
+    assert home.app.steering.signal("r", "news", pack_inline("json", b'"it came"'), key="1")
+    assert not home.app.steering.signal("r", "news", pack_inline("json", b'"again"'), key="1")
+    assert home.app.results.wait_for("r", None, PATIENCE_S) == "it came"
     # Who is not sure whether it was sent may ask again, also when the run has ended.
-    assert not home.app.signal("r", "news", pack_inline("json", b'"again"'), key="1")
+    assert not home.app.steering.signal("r", "news", pack_inline("json", b'"again"'), key="1")
     with pytest.raises(WorkflowNotResumableError, match="is SUCCESSFUL"):
-        home.app.signal("r", "news", pack_inline("json", b"1"), key="2")
+        home.app.steering.signal("r", "news", pack_inline("json", b"1"), key="2")
 
 
 def test_a_paused_run_starts_nothing_until_it_may(home: Home, gate: Gate) -> None:
@@ -770,25 +792,25 @@ def test_a_paused_run_starts_nothing_until_it_may(home: Home, gate: Gate) -> Non
         variables=IDLE_S,
     )
     gate.wait_for(1)
-    home.app.pause("r")
+    home.app.steering.pause("r")
     home.wait_for("r", RunStatus.PAUSED)
     gate.open()
     eventually(lambda: home.run("r").summary.succeeded == 2, "the second step has ended")
     assert notes(home.scripts.folder / "third") == []
-    home.app.unpause("r")
-    assert home.app.wait_for("r", None, PATIENCE_S) == 3
+    home.app.steering.unpause("r")
+    assert home.app.results.wait_for("r", None, PATIENCE_S) == 3
 
 
 def test_resuming_is_refused_while_the_run_is_driven(home: Home, gate: Gate) -> None:
     begin(home, gate)
-    problem = home.app.resume_many(["r", "nobody"])
+    problem = home.app.detached.resume_many(["r", "nobody"])
     assert [type(each).__name__ for each in problem] == [
         "WorkflowRunningError",
         "WorkflowNotFoundError",
     ]
     gate.open()
     home.wait_for("r", RunStatus.SUCCESSFUL)
-    home.app.resume("r")  # it has its result: nothing happens
+    home.app.detached.resume("r")  # it has its result: nothing happens
     assert home.run("r").summary.status is RunStatus.SUCCESSFUL
 
 
@@ -815,11 +837,11 @@ def test_a_run_that_a_driver_left_is_taken_up_when_it_was_resumed(home: Home, ga
     driver.kill()
     driver.wait()
     assert not home.run("r").creation.detached
-    home.app.resume("r")
+    home.app.detached.resume("r")
     assert home.run("r").creation.detached
     gate.wait_for(1)
     gate.open(2)
-    assert home.app.wait_for("r", None, PATIENCE_S) == 2
+    assert home.app.results.wait_for("r", None, PATIENCE_S) == 2
     assert notes(home.scripts.folder / "first") == ["x"]
 
 

@@ -52,8 +52,8 @@ class Desk:
 
     def run(self, *options: str) -> str:
         """What a run that ends well prints."""
-        process = self.start(*options)
-        printed, _ = process.communicate()
+        with self.start(*options) as process:
+            printed, _ = process.communicate()
         assert process.returncode == 0, printed
         return printed
 
@@ -61,7 +61,7 @@ class Desk:
         """The run as its journal has it; nobody drives it any more."""
         app = App(load_settings({"storage": str(self.home)}, {}))
         try:
-            return app.read("demo").run
+            return app.records.read("demo").run
         finally:
             app.close()
 

@@ -14,7 +14,7 @@ from tests.attempts import Attempts, environment_here, make_children, open_objec
 from tests.e2e.conftest import Gate, eventually, notes, pass_gate
 from weftline.codecs.values import decode
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement
-from weftline.ports import Attempt, Done, GivenBack, Refused, Report, Started, Succeeded
+from weftline.ports.executor import Attempt, Done, GivenBack, Refused, Report, Started, Succeeded
 from weftline.workers import listeners as listeners_module
 from weftline.workers.children import Children
 from weftline.workers.listeners import DEATHS_IN_A_ROW, Listener

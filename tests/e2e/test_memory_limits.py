@@ -8,13 +8,14 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.attempts import Attempts, make_children, open_objects
 from tests.e2e.conftest import Gate, eventually, pass_gate
 from weftline.core.policy import Placement
-from weftline.ports import Outgrown, Started, Succeeded, TimedOut
+from weftline.ports.executor import Outgrown, Started, Succeeded, TimedOut
 from weftline.workers.memory import Sessions
 from weftline.workers.slots import Slots
 
@@ -113,8 +114,8 @@ def test_a_step_within_its_limit_is_left_alone(
             looks.append(limit)
             return super().excess(session, limit)
 
-    executor = attempts.executor
-    monkeypatch.setattr(executor, "_sessions", Counting())
+    executor: Any = attempts.executor
+    monkeypatch.setattr(executor._oversight, "_sessions", Counting())
     attempt = attempts.make(pass_gate, gate.path)
     attempts.start(attempt, placement=LIMITED)
     attempts.wait_for(lambda reports: reports and len(looks) > 3)
@@ -171,25 +172,25 @@ SHARING = """
 
 
 def test_memory_that_forks_share_counts_once() -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SHARING)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.read(4) == b"...."
-    sessions = Sessions()
-    sizes = sessions.resident(process.pid)
-    assert len(sizes) == 4
-    assert sum(sizes.values()) > 250 * MB
-    assert sessions.excess(process.pid, 250 * MB) == 0
-    assert 100 * MB < sessions.excess(process.pid, 100 * MB) < 250 * MB
-    assert sessions.resident(process.pid).keys() == sizes.keys()
-    ended = [os.pidfd_open(pid) for pid in sizes]
-    sessions.kill(process.pid)
-    for fd in ended:
-        assert select.select([fd], [], [], 60.0)[0]
-        os.close(fd)
-    process.communicate()
-    assert sessions.excess(process.pid, 0) == 0
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(4) == b"...."
+        sessions = Sessions()
+        sizes = sessions.resident(process.pid)
+        assert len(sizes) == 4
+        assert sum(sizes.values()) > 250 * MB
+        assert sessions.excess(process.pid, 250 * MB) == 0
+        assert 100 * MB < sessions.excess(process.pid, 100 * MB) < 250 * MB
+        assert sessions.resident(process.pid).keys() == sizes.keys()
+        ended = [os.pidfd_open(pid) for pid in sizes]
+        sessions.kill(process.pid)
+        for fd in ended:
+            assert select.select([fd], [], [], 60.0)[0]
+            os.close(fd)
+        process.communicate()
+        assert sessions.excess(process.pid, 0) == 0

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import venv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -22,8 +23,8 @@ from tests.e2e.conftest import (
     kill_controller,
     notes,
 )
-from weftline.app import environment_here, usable_environment
 from weftline.core.environment import Environment
+from weftline.driving.environment import environment_here, usable_environment
 from weftline.errors import OtherPython
 from weftline.filelocks import find_holder
 
@@ -116,8 +117,10 @@ class Place:
         self._environ = {n: v for n, v in os.environ.items() if not n.startswith(ours)}
         self._environ |= {"WEFTLINE_HOME": str(self.home), "WEFTLINE_NUM_CPUS": "2"}
 
-    def start(self, *words: str | Path) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+    @contextmanager
+    def started(self, *words: str | Path) -> Iterator["subprocess.Popen[str]"]:
+        """A program, which is killed if it is not over in the end."""
+        with subprocess.Popen(
             [str(self.python), *map(str, words)],
             cwd=self.folder,
             env=self._environ,
@@ -125,11 +128,15 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def run(self, *words: str | Path, status: int = 0) -> tuple[str, str]:
-        process = self.start(*words)
-        out, err = process.communicate(timeout=PATIENCE_S)
+        with self.started(*words) as process:
+            out, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == status, out + err
         return out, err
 
@@ -234,19 +241,20 @@ def test_a_copy_of_a_home_that_is_in_use_leaves_the_home_itself_alone(
         "    return 'done'\n"
         "if __name__ == '__main__': print(wait.step(sys.argv[1]).run('r'))\n"
     )
-    driver = here.start("flow.py", gate.path)
-    (child,) = map(int, gate.wait_for())
-    there = Place(tmp_path / "there", pythons[1])
-    subprocess.run(["cp", "-r", here.home, there.home], check=True)
-    (lock,) = (here.home / "engines").glob("*.lock")
-    assert find_holder(lock) == driver.pid
-    copied = there.start("-m", "weftline.cli.main", "runs", "resume", "r", "-q")
-    (other,) = map(int, gate.wait_for())
-    assert child != other
-    assert os.path.exists(f"/proc/{child}")
-    gate.open(2)
-    assert copied.communicate(timeout=PATIENCE_S)[0] == "done\n"
-    assert driver.communicate(timeout=PATIENCE_S)[0] == "done\n"
+    with here.started("flow.py", gate.path) as driver:
+        (child,) = map(int, gate.wait_for())
+        there = Place(tmp_path / "there", pythons[1])
+        subprocess.run(["cp", "-r", here.home, there.home], check=True)
+        (lock,) = (here.home / "engines").glob("*.lock")
+        assert find_holder(lock) == driver.pid
+        resume = ("-m", "weftline.cli.main", "runs", "resume", "r", "-q")
+        with there.started(*resume) as copied:
+            (other,) = map(int, gate.wait_for())
+            assert child != other
+            assert os.path.exists(f"/proc/{child}")
+            gate.open(2)
+            assert copied.communicate(timeout=PATIENCE_S)[0] == "done\n"
+        assert driver.communicate(timeout=PATIENCE_S)[0] == "done\n"
 
 
 # -- which interpreter and folder are used ------------------------------------------------------

@@ -84,7 +84,7 @@ def test_a_sleep_ends_when_it_should_over_a_crash(scripts: Scripts) -> None:
             workflow.resume("sleeping")
         else:
             workflow.sleep(3600).run_async("sleeping")
-        run = home().read("sleeping").run
+        run = home().records.read("sleeping").run
         print(run.find_step("sleep").started_at, run.next_due())
         """
     began, until = map(float, scripts.run(look).split())

@@ -3,9 +3,6 @@
 Each test is named after its row in Ray's own suite (`test_metadata.py` there).
 """
 
-# What a class decorator returns is of no account to mypy.
-# mypy: disable-error-code="attr-defined"
-
 import time
 from pathlib import Path
 from typing import Any
@@ -210,7 +207,7 @@ def test_nested_virtual_actor(run_id: str) -> None:
 
         def outer(self, amount: int) -> Any:
             self.value += amount
-            method = self.inner.options(name="within", metadata={"within": amount})
+            method = self.inner.options(name="within", metadata={"within": amount})  # type: ignore[attr-defined]
             return method.step(amount)
 
         def inner(self, amount: int) -> int:

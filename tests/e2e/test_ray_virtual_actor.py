@@ -3,9 +3,6 @@
 Each test is named after its row in Ray's own suite (`test_virtual_actor.py` there).
 """
 
-# What a class decorator returns is of no account to mypy.
-# mypy: disable-error-code="attr-defined, call-arg, arg-type"
-
 import json
 from pathlib import Path
 from typing import Any
@@ -61,7 +58,9 @@ def test_readonly_actor(run_id: str, gate: Gate) -> None:
     assert not any(handle.done() for handle in handles)
     gate.open(10)
     assert weftline.get(handles, timeout=PATIENCE_S) == [42] * 10
-    assert opened_home().read(run_id).run.names == ["__init__"]  # nothing was recorded of them
+    assert opened_home().records.read(run_id).run.names == [
+        "__init__"
+    ]  # nothing was recorded of them
 
 
 def test_actor_ready(run_id: str, gate: Gate) -> None:
@@ -233,7 +232,7 @@ def test_classes_and_methods_are_not_called_directly(run_id: str) -> None:
     with pytest.raises(TypeError, match=r"\.get_or_create"):
         Counter(1)
     with pytest.raises(TypeError, match="cannot be called directly"):
-        Counter.add(1)
+        Counter.add(1)  # type: ignore[call-arg, arg-type]
     actor = Counter.get_or_create(run_id, 1)
     for method in (actor.add, actor.get):
         with pytest.raises(TypeError, match=r"\.run\("):
@@ -300,7 +299,7 @@ def test_a_readonly_method_may_not_return_steps(run_id: str) -> None:
 
         @workflow.virtual_actor.readonly
         def compose(self) -> Any:
-            return self.get.step()
+            return self.get.step()  # type: ignore[attr-defined]
 
     actor = Reader.get_or_create(run_id)
     actor.ready().result(PATIENCE_S)

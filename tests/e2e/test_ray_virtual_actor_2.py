@@ -5,9 +5,6 @@ departure: a call begins when the whole call before it has ended, with the steps
 What was `test_wf_in_actor_chain` here in 1.7 stands in `test_ray_virtual_actor_3.py`.
 """
 
-# What a class decorator returns is of no account to mypy.
-# mypy: disable-error-code="attr-defined"
-
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +130,13 @@ class Joiner:
         return total.step([identity.step(number) for number in range(5)])
 
     def five_of_its_own(self) -> Any:
-        return total.step([self.one.step(number) for number in range(5)])
+        return total.step([self.one.step(number) for number in range(5)])  # type: ignore[attr-defined]
 
     def down(self, left: int) -> Any:
         self.calls.append(left)
         if left == 0:
             return len(self.calls)
-        return self.down.step(left - 1)
+        return self.down.step(left - 1)  # type: ignore[attr-defined]
 
     @workflow.virtual_actor.readonly
     def get(self) -> list[int]:
@@ -228,7 +225,7 @@ def test_a_method_waits_for_news(run_id: str) -> None:
             self.opened_by: list[str] = []
 
         def wait(self) -> Any:
-            return self.open.step(workflow.wait_for_signal("knock"))
+            return self.open.step(workflow.wait_for_signal("knock"))  # type: ignore[attr-defined]
 
         def open(self, who: str) -> list[str]:
             self.opened_by.append(who)

@@ -3,9 +3,6 @@
 Each test is named after its row in Ray's own suite (`test_workflow_manager.py` there).
 """
 
-# What a class decorator returns is of no account to mypy.
-# mypy: disable-error-code="attr-defined"
-
 import pytest
 
 from tests.e2e.conftest import PATIENCE_S, Gate, Scripts, eventually, in_background, pass_gate

@@ -14,7 +14,7 @@ from tests.e2e.conftest import Gate, Scripts, eventually, pass_gate
 from weftline.adapters.objects.memory import MemoryObjectStore
 from weftline.codecs.values import decode
 from weftline.core.policy import Placement
-from weftline.ports import Done, GivenBack, Printed, Report, Started, Succeeded, TimedOut
+from weftline.ports.executor import Done, GivenBack, Printed, Report, Started, Succeeded, TimedOut
 from weftline.workers.attempt import current
 from weftline.workers.slots import Slots
 from weftline.workers.threads import Threads

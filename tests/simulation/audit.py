@@ -35,7 +35,8 @@ from weftline.core.run import Run
 from weftline.core.state import StepState, StepStatus
 from weftline.core.values import Inline, Packed, unpack
 from weftline.errors import ImpossibleEvent
-from weftline.ports import Attempt, Entry, InboxKind, RunChange, Summary
+from weftline.ports.executor import Attempt
+from weftline.ports.journal import Entry, InboxKind, RunChange, Summary
 
 
 class Broken(AssertionError):
@@ -321,7 +322,7 @@ class Audit:
         self.check(run.may_start, f"{attempt.step} starts in a run that is {run.status}")
         self.check(attempt.inputs == run.inputs_of(state.number), "an input is not durable")
         self.check(attempt.number > state.attempt, f"attempt {attempt.number} is not a new one")
-        gone = [n for n in run._sources_of(state) if run.steps[n].value in shadow.gone]
+        gone = [n for n in run.sources_of(state) if run.steps[n].value in shadow.gone]
         self.check(not gone, f"{attempt.step} reads what was lost")
         is_writer = attempt.call.is_writer
         self.check(not is_writer or attempt.state == run.state, "a state is not durable")

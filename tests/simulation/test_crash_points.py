@@ -17,7 +17,8 @@ from weftline.core.actions import Wait, WaitKind
 from weftline.core.events import RunStatus, encode_event
 from weftline.core.graph import Join, encode_pages
 from weftline.core.state import StepStatus
-from weftline.ports import Attempt, Creation, Entry, Lane, RunChange, Summary
+from weftline.ports.executor import Attempt, Lane
+from weftline.ports.journal import Creation, Entry, RunChange, Summary
 
 RUN = "the run"
 Graphs = dict[str, list[bytes]]

@@ -23,18 +23,9 @@ from weftline.adapters.objects.local import LocalObjectStore
 from weftline.adapters.objects.memory import MemoryObjectStore
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, RunSubmitted, encode_event
-from weftline.ports import (
-    Batch,
-    Creation,
-    Entry,
-    InboxKind,
-    JournalUpkeep,
-    ObjectUpkeep,
-    RunChange,
-    Signal,
-    StoredFile,
-    Summary,
-)
+from weftline.ports.journal import Batch, Creation, Entry, InboxKind, RunChange, Signal, Summary
+from weftline.ports.objects import ObjectUpkeep, StoredFile
+from weftline.ports.upkeep import JournalUpkeep
 from weftline.upkeep.tidying import ENDED, HOUR, Tidying
 
 CONTENTS = [b"content %d" % number for number in range(12)]
@@ -169,7 +160,7 @@ class World:
         if run_id := self._any_run():
             names = self._some()
             body = msgspec.json.encode(Signal("s", msgspec.Raw(b"null"), tuple(names)))
-            assert self.journal.post(run_id, InboxKind.SIGNAL, body)
+            assert self.journal.post(run_id, InboxKind.SIGNAL, body) is not None
             self.runs[run_id].news.update(names)
 
     def _take(self) -> None:

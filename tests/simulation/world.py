@@ -46,30 +46,32 @@ from weftline.errors import (
     WorkflowQueueFull,
     WorkflowRunningError,
 )
-from weftline.ports import (
-    ActorCall,
+from weftline.ports.executor import (
     Attempt,
-    Batch,
-    Creation,
-    Entry,
     Extended,
     Failed,
     GivenBack,
-    InboxEntry,
-    InboxKind,
     Lane,
     Lost,
     Outgrown,
     Printed,
     Refused,
     Report,
-    RunChange,
-    RunRecord,
-    Signal,
     Started,
     Starved,
     Succeeded,
     TimedOut,
+)
+from weftline.ports.journal import (
+    ActorCall,
+    Batch,
+    Creation,
+    Entry,
+    InboxEntry,
+    InboxKind,
+    RunChange,
+    RunRecord,
+    Signal,
 )
 
 BEGINNING = 1_700_000_000.0
@@ -584,11 +586,13 @@ class SimEngine:
         self.turn_at(self.free_at + pause)
 
     def _look_at_parked(self) -> None:
-        parked, loaded = set(self.engine.runs.parked), self.engine.runs.loaded
+        parked = set(self.engine.runs.parked)
         for _ in parked - self._parked:
             self._world.count("run parked")
         for run_id in self._parked - parked:
-            self._world.count("run came back" if run_id in loaded else "parked run gone")
+            self._world.count(
+                "run came back" if self.engine.runs.find(run_id) else "parked run gone"
+            )
         self._parked = parked
 
     def _check_rest(self) -> None:
@@ -622,8 +626,10 @@ class SimEngine:
 
     def is_in_step(self, run_id: str, shadow: Shadow) -> bool:
         """Whether its state of the run is that of the journal; False while it has more to write."""
-        active = self.engine.runs.loaded.get(run_id)
-        if active is None or active.epoch != shadow.epoch or active.last_seq != shadow.last_seq:
+        active = self.engine.runs.find(run_id)
+        if active is None or not active.is_loaded:
+            return False
+        if active.epoch != shadow.epoch or active.last_seq != shadow.last_seq:
             return False
         return not (active.entries or active.takes)
 
@@ -841,7 +847,7 @@ class World:
         posted = self.store.post(run_id, kind, body, key)
         if posted is None:
             return False
-        if posted:
+        if posted.counts:
             self.audit.news[self.store._posted] = NewsPosted(run_id, kind, name)
             self.note("post", run_id, kind, name)
         else:
@@ -987,14 +993,13 @@ class World:
     def _final_engine(self, engine: SimEngine) -> None:
         """Nothing is left of runs that are over: no turn, no process, no memory."""
         check, inside = self.audit.check, engine.engine
-        known = [*inside.runs.loaded.values(), *inside.runs.parked.values()]
-        holding = [active for active in known if active.turn is not None]
+        holding = [active for active in inside.runs if active.turn is not None]
         # Of one that was taken over while this engine slept it hears when it is news.
         own = [a for a in holding if self.audit.shadows[a.run_id].owner == engine.engine_id]
         check(not own and len(engine.seats) <= len(holding), "a turn was leaked")
         check(not inside.turns.pending, "a run waits for its turn for ever")
         check(not engine.executor.staying, "a process waits for nothing")
-        mine = [a for a in known if self.audit.shadows[a.run_id].owner == engine.engine_id]
+        mine = [a for a in inside.runs if self.audit.shadows[a.run_id].owner == engine.engine_id]
         left = [
             active.run_id for active in mine if active.stored.status is not RunStatus.SUCCESSFUL
         ]
@@ -1013,7 +1018,9 @@ class World:
             self.audit.values_are_kept(shadow)
             for engine in self.living():
                 if engine.engine_id == shadow.owner and engine.is_in_step(shadow.run_id, shadow):
-                    mine = engine.engine.runs.loaded[shadow.run_id].run
+                    active = engine.engine.runs.find(shadow.run_id)
+                    assert active is not None
+                    mine = active.run
                     self.audit.check(
                         picture(mine) == picture(shadow.run),
                         f"{shadow.run_id} is not what its journal folds into",
@@ -1052,7 +1059,7 @@ class World:
 
     def _final(self, shadow: Shadow) -> None:
         check, run = self.audit.check, shadow.run
-        check(run.unfinished == 0 or bool(run._edges), "a finished run has open steps")
+        check(run.unfinished == 0 or bool(run.splits), "a finished run has open steps")
         if isinstance(shadow.program, ActorProgram):
             self._final_actor(shadow)
             return

@@ -24,9 +24,9 @@ from weftline.core.events import (
     StepSucceeded,
 )
 from weftline.core.graph import Graph, Step, encode_pages
-from weftline.core.run import NOTHING, Run, fold
+from weftline.core.run import Run, fold
 from weftline.core.state import StepStatus
-from weftline.core.values import unpack
+from weftline.core.values import NOTHING, unpack
 
 READY, RUNNING = StepStatus.READY, StepStatus.RUNNING
 

@@ -25,7 +25,7 @@ from weftline.cli.checks import (
 from weftline.cli.processes import controller_of, engines_in, living, resident_bytes
 from weftline.core.environment import Environment
 from weftline.core.events import PauseChanged, RunStatus, StepSucceeded
-from weftline.ports import Creation, RunRecord, Summary
+from weftline.ports.journal import Creation, RunRecord, Summary
 
 
 def record_of(book: Book, python: str = sys.executable, cwd: str = "/") -> RunRecord:

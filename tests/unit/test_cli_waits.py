@@ -11,7 +11,7 @@ from weftline.core.environment import Environment
 from weftline.core.events import RunAdopted, RunStatus
 from weftline.core.policy import Placement
 from weftline.core.waiting import Waiting, WaitingFor, waits_of
-from weftline.ports import Creation, RunRecord, Summary
+from weftline.ports.journal import Creation, RunRecord, Summary
 
 NOW = time.mktime((2026, 3, 1, 12, 0, 0, 0, 0, -1))
 
@@ -35,6 +35,7 @@ def test_a_wait_says_what_has_to_come_and_when() -> None:
     assert text(WaitingFor.CONTINUE) == "being continued: it is paused"
     assert text(WaitingFor.RESUME) == "being resumed: nobody drives it"
     assert text(WaitingFor.RESUME, reason="it kills") == "being resumed: it kills"
+    assert text(WaitingFor.CONTROLLER).startswith("a controller: none is alive")
 
 
 def test_what_a_step_asks_for_is_told_with_its_amounts() -> None:

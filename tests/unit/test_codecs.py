@@ -50,7 +50,7 @@ from weftline.errors import (
     StorageFull,
     WorkflowExecutionError,
 )
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import pytest
 from msgspec import DecodeError
 
 from tests.desk import HERE, Asleep, Desk
-from tests.graphs import error, graph, packed, step, timer
+from tests.graphs import Book, error, graph, packed, step, timer
 from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.events import RunStatus, StepFailed, decode_event
 from weftline.core.graph import Join, OuterInput, Step, decode_pages
 from weftline.core.policy import Placement
-from weftline.core.run import MAX_ADOPTIONS, MAX_LOSSES
+from weftline.core.rules import MAX_ADOPTIONS, MAX_LOSSES
 from weftline.core.state import StepStatus
 from weftline.core.values import Object, pack_list
 from weftline.engine.active import Committed, Ended, Output, Stalled
@@ -26,16 +26,16 @@ from weftline.errors import (
     WorkflowError,
     WorkflowRunningError,
 )
-from weftline.ports import (
+from weftline.ports.executor import (
     Extended,
     GivenBack,
-    InboxKind,
     Printed,
     Refused,
     Started,
     Succeeded,
     TimedOut,
 )
+from weftline.ports.journal import InboxKind
 
 
 @pytest.fixture
@@ -1088,9 +1088,10 @@ def test_a_graph_with_conditions_is_refused_with_a_clear_message(desk: Desk) -> 
 
 def test_a_graph_that_reads_steps_its_run_does_not_have_is_refused(desk: Desk) -> None:
     outer = graph(step("a", OuterInput(3)))
-    problem = desk.engine.dispatcher.refusal_of(outer, 3)
-    assert "step 'a' reads a step that its run does not have" in str(problem)
-    assert desk.engine.dispatcher.refusal_of(outer, 4) is None
+    for run in (None, Book(graph(*map(step, "bcd"))).run):
+        problem = desk.engine.dispatcher.refusal_of(outer, run)
+        assert "step 'a' reads a step that its run does not have" in str(problem)
+    assert desk.engine.dispatcher.refusal_of(outer, Book(graph(*map(step, "bcde"))).run) is None
 
 
 def test_a_graph_with_problems_of_shape_is_refused_with_all_of_them(desk: Desk) -> None:
@@ -1115,6 +1116,7 @@ def test_a_graph_that_asks_for_too_much_is_refused_at_submission(desk: Desk) -> 
     [
         (step("b", placement=Placement(num_cpus=1000.0)), "ResourcesUnavailable", "too many CPUs"),
         (step("b", OuterInput(1)), "InvalidWorkflow", "a step that its run does not have"),
+        (step("b", OuterInput(0)), "InvalidWorkflow", "'b' reads step 'a', which ends only after"),
         (step("b", when="x"), "InvalidWorkflow", "has a condition"),
         (step("b", 5), "InvalidWorkflow", "position 5"),
     ],
@@ -1167,7 +1169,7 @@ def test_a_run_that_contradicts_itself_is_given_up_and_harms_no_other(
     desk.submit("r", step("a"))
     desk.submit("other", step("b"))
     # No executor can bring this about: somebody else ended the step in the engine's own state.
-    desk.engine.runs.loaded["r"].run.steps[0].status = StepStatus.CANCELED
+    desk.run_of("r").steps[0].status = StepStatus.CANCELED
     desk.succeed("a")
     (gone,) = desk.gone("r")
     assert type(gone) is WorkflowError

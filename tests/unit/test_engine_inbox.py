@@ -12,7 +12,7 @@ from weftline.core.state import StepStatus
 from weftline.engine.inbox import LOOK_S
 from weftline.engine.parking import PARK_AFTER_S
 from weftline.engine.writer import RETRY_COMMIT_S
-from weftline.ports import INBOX_AT_ONCE, InboxKind
+from weftline.ports.journal import INBOX_AT_ONCE, InboxKind
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_a_pause_starts_nothing_and_lets_what_runs_go_on(desk: Desk) -> None:
 
 
 def test_what_comes_back_while_a_run_is_paused_starts_again_when_it_continues(desk: Desk) -> None:
-    from weftline.ports import Started
+    from weftline.ports.executor import Started
 
     desk.submit("r", step("sum", 1, 2), step("a"), step("b"))
     desk.report(Started(key=desk.attempt("a").key, at=1000.0, worker="w"))

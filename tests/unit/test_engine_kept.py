@@ -6,7 +6,7 @@ from tests.desk import Desk
 from tests.graphs import LISTEN, packed, signal, some, step, timer
 from weftline.core.events import RunStatus
 from weftline.core.graph import Join, Step
-from weftline.ports import InboxKind
+from weftline.ports.journal import InboxKind
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_process_is_let_go_when_its_run_is_unloaded(desk: Desk) -> None:
 
 def test_a_process_is_let_go_when_its_run_contradicts_itself(desk: Desk) -> None:
     desk.submit("r", step("z", 1), step("a"))
-    desk.engine.runs.loaded["r"].run.steps[1].attempt = 7
+    desk.run_of("r").steps[1].attempt = 7
     desk.extend("a", step("x"), stays=True)
     assert desk.executor.kept == set()
     assert desk.engine.drives("r") is None

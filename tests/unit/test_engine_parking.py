@@ -14,7 +14,8 @@ from weftline.engine.engine import LAY_DOWN_STEPS
 from weftline.engine.inbox import LOOK_S
 from weftline.engine.parking import PARK_AFTER_S
 from weftline.errors import WorkflowError, WorkflowRunningError
-from weftline.ports import Entry, InboxKind, Printed, Started, Succeeded
+from weftline.ports.executor import Printed, Started, Succeeded
+from weftline.ports.journal import Entry, InboxKind
 
 
 def listener(name: str) -> Step:
@@ -344,10 +345,10 @@ def test_an_actor_lays_down_what_is_behind_it(desk: Desk) -> None:
     row = desk.journal.row("r")
     assert row.summary.base_seq == base
     assert (row.summary.steps, row.summary.succeeded) == (LAY_DOWN_STEPS + 3,) * 2
-    assert len(desk.engine.runs.loaded["r"].run.steps) < 5
+    assert len(desk.run_of("r").steps) < 5
     second = Desk(desk.journal, "e2")
     second.adopt("r")
-    assert len(second.engine.runs.loaded["r"].run.steps) < 5
+    assert len(second.run_of("r").steps) < 5
     second.call("r", method("add"))
     second.turn()
     assert second.attempt(f"add_{LAY_DOWN_STEPS + 2}").state == packed(LAY_DOWN_STEPS + 2)

@@ -8,7 +8,7 @@ from weftline.core.events import RunStatus
 from weftline.engine.active import Ended
 from weftline.engine.turns import Turns
 from weftline.errors import StepNotFoundError, WorkflowError, WorkflowQueueFull
-from weftline.ports import InboxKind
+from weftline.ports.journal import InboxKind
 
 
 @pytest.fixture

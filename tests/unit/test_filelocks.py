@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,19 +23,30 @@ sys.stdin.read()
 """
 
 
+Start = Callable[[], "subprocess.Popen[str]"]
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "x.lock"
 
 
-def other_process(path: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": SOURCE},
-    )
+@pytest.fixture
+def other(path: Path) -> Iterator[Start]:
+    """Starts a process that tries to hold the file."""
+    with ExitStack() as started:
+
+        def start() -> "subprocess.Popen[str]":
+            process = subprocess.Popen(
+                [sys.executable, "-c", HOLD, str(path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONPATH": SOURCE},
+            )
+            return started.enter_context(process)
+
+        yield start
 
 
 def holds(process: "subprocess.Popen[str]") -> bool:
@@ -41,14 +54,14 @@ def holds(process: "subprocess.Popen[str]") -> bool:
     return process.stdout.readline() == "True\n"
 
 
-def test_one_holds_it_until_it_lets_go(path: Path) -> None:
+def test_one_holds_it_until_it_lets_go(path: Path, other: Start) -> None:
     held = hold_file(path)
     assert held is not None
     assert holder_of(path) == os.getpid()
     assert hold_file(path) is None  # and asking has not let go of it
-    other = other_process(path)
-    assert not holds(other)
-    other.communicate()
+    process = other()
+    assert not holds(process)
+    process.communicate()
     held.close()
     assert not path.exists()
     assert holder_of(path) is None
@@ -57,13 +70,13 @@ def test_one_holds_it_until_it_lets_go(path: Path) -> None:
     again.close()
 
 
-def test_it_is_free_when_its_holder_was_killed(path: Path) -> None:
-    other = other_process(path)
-    assert holds(other)
-    assert holder_of(path) == other.pid
+def test_it_is_free_when_its_holder_was_killed(path: Path, other: Start) -> None:
+    process = other()
+    assert holds(process)
+    assert holder_of(path) == process.pid
     assert hold_file(path) is None
-    other.kill()
-    other.communicate()
+    process.kill()
+    process.communicate()
     held = hold_file(path)
     assert held is not None
     held.close()

@@ -22,7 +22,16 @@ from weftline.engine.lookout import Lookout
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import read_run
 from weftline.errors import StepNotFoundError, WorkflowNotFoundError, WorkflowNotResumableError
-from weftline.ports import Batch, Creation, Entry, InboxKind, RunChange, RunRecord, Signal, Summary
+from weftline.ports.journal import (
+    Batch,
+    Creation,
+    Entry,
+    InboxKind,
+    RunChange,
+    RunRecord,
+    Signal,
+    Summary,
+)
 
 ENVIRONMENT = Environment(python="/usr/bin/python3", sys_path=(), cwd="/")
 SIGNAL = msgspec.json.encode(Signal("news", Raw(pack_inline("json", b"1"))))

@@ -31,7 +31,7 @@ from weftline.core.graph import (
 )
 from weftline.core.values import Object, pack_list, pack_split, unpack
 from weftline.errors import InvalidWorkflow, NotPicklable, StorageFull
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 
 @pytest.fixture

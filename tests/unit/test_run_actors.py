@@ -29,9 +29,10 @@ from weftline.core.events import (
     StepFailed,
 )
 from weftline.core.graph import OuterInput
+from weftline.core.references import reference_problems
 from weftline.core.run import Run, fold
 from weftline.core.state import StepStatus
-from weftline.core.values import pack_caught
+from weftline.core.values import Split, pack_caught, unpack
 from weftline.errors import ImpossibleEvent
 
 WAITING, READY, RUNNING = StepStatus.WAITING, StepStatus.READY, StepStatus.RUNNING
@@ -427,6 +428,41 @@ def test_what_a_wait_left_is_dropped_when_it_is_laid_down(actor: ActorBook) -> N
         actor.record(StepFailed(number, 1, error()))
     assert picture(from_base(actor)) == picture(actor.run)
     check(actor)
+
+
+def race(actor: ActorBook, name: str) -> list[int]:
+    """Call a method that waits for one of two steps; gives the numbers of those that are left."""
+    actor.call(name)
+    first, number = name[0], len(actor.run.steps)
+    wait = some(f"{first}w", 2, 3)
+    returned = graph(step(f"{first}x", 1), wait, step(f"{first}p"), step(f"{first}q"))
+    actor.extend_and_change(name, 1, returned)
+    actor.begin_wait(f"{first}w")
+    actor.succeed(f"{first}p")
+    split = unpack(actor.run.inputs_of(number)[0])
+    assert isinstance(split, Split)
+    return split.left
+
+
+def test_a_reference_means_the_same_step_after_an_actor_has_laid_down(actor: ActorBook) -> None:
+    actor.rest()
+    (left,) = race(actor, "run")
+    assert left == 1 + actor["rq"].number
+    actor.extend("rx", graph(step("take", OuterInput(left))))
+    assert actor.run.sources_of(actor["take"]) == [actor["rq"].number]
+    actor.succeed("rq", "value of rq")
+    assert actor.run.inputs_of(actor["take"].number) == [packed("value of rq")]
+    actor.succeed("take")
+    check(actor)
+    actor.rest()
+    actor.call("look")
+    while len(actor.run.steps) <= left:
+        actor.call("more")
+    late = graph(step("take", OuterInput(left)))
+    (problem,) = reference_problems(late, actor.run)
+    assert problem.startswith("step 'take' reads a step of a call that its actor has laid down")
+    with pytest.raises(ImpossibleEvent):
+        actor.extend("look", late)
 
 
 def test_times_and_pictures_of_an_actor_are_those_of_its_whole_life(actor: ActorBook) -> None:

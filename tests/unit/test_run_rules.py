@@ -50,9 +50,10 @@ from weftline.core.graph import (
     decode_pages,
     encode_pages,
 )
-from weftline.core.run import MAX_ADOPTIONS, MAX_LOSSES, NOTHING, Run, fold
+from weftline.core.rules import MAX_ADOPTIONS, MAX_LOSSES
+from weftline.core.run import Run, fold
 from weftline.core.state import StepStatus
-from weftline.core.values import Error, Inline, Object, pack_caught, pack_list
+from weftline.core.values import NOTHING, Error, Inline, Object, pack_caught, pack_list
 from weftline.errors import ImpossibleEvent
 
 WAITING, READY, RUNNING = StepStatus.WAITING, StepStatus.READY, StepStatus.RUNNING

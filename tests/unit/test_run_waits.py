@@ -23,9 +23,9 @@ from weftline.core.events import (
     WaitEnded,
 )
 from weftline.core.graph import GivenInput, Join, OuterInput
-from weftline.core.run import NOTHING, Run
+from weftline.core.run import Run
 from weftline.core.state import StepState, StepStatus
-from weftline.core.values import Error, pack_caught, pack_list, pack_split
+from weftline.core.values import NOTHING, Error, pack_caught, pack_list, pack_split
 from weftline.errors import ImpossibleEvent
 
 WAITING, READY, RUNNING = StepStatus.WAITING, StepStatus.READY, StepStatus.RUNNING
@@ -110,7 +110,7 @@ def test_signals_are_given_out_in_the_order_in_which_they_came() -> None:
         send(book, n)
     assert book.begin_wait("u") == [ended(1, packed(1))]
     assert book.begin_wait("w") == [ended(2, packed(2))]
-    assert list(book.reread()._signals) == ["news"]
+    assert list(book.reread().signals.kept()) == ["news"]
     check(book)
 
 
@@ -796,14 +796,14 @@ def test_a_wait_looks_at_all_of_its_many_steps_only_when_enough_have_ended(
 ) -> None:
     book = look_again(300)
     calls = 0
-    sources = Run._sources_of
+    sources = Run.sources_of
 
     def counting(run: Run, of: StepState) -> list[int]:
         nonlocal calls
         calls += 1
         return sources(run, of)
 
-    monkeypatch.setattr(Run, "_sources_of", counting)
+    monkeypatch.setattr(Run, "sources_of", counting)
     for number in range(2, 302):
         book.succeed(book.run.steps[number].name)
     assert book.status("w") is SUCCESSFUL

@@ -4,7 +4,7 @@ from weftline.core.environment import Environment
 from weftline.core.run import Run
 from weftline.engine.active import ActiveRun
 from weftline.engine.turns import Turns
-from weftline.ports import Creation
+from weftline.ports.journal import Creation
 
 HERE = Environment(python="/python", sys_path=(), cwd="/project")
 

@@ -19,7 +19,8 @@ from weftline.adapters.objects.sharing import note_home, other_homes
 from weftline.core.environment import Environment
 from weftline.core.events import LogRange, RunStatus, RunSubmitted, StepStarted, encode_event
 from weftline.errors import StorageError
-from weftline.ports import Batch, Creation, Entry, Removed, RunChange, Summary
+from weftline.ports.journal import Batch, Creation, Entry, RunChange, Summary
+from weftline.ports.objects import Removed
 from weftline.upkeep.leftovers import Leftover, Leftovers
 from weftline.upkeep.tidying import AGES, ENDED, Tidying
 from weftline.workers.logs import LogFolder
@@ -47,13 +48,13 @@ def home(tmp_path: Path) -> Path:
 def held(home: Path) -> Iterator[Path]:
     """The lock of a child that another process holds."""
     path = home / "engines" / "dead.child-2"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"locked\n"
-    yield path
-    process.communicate()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        yield path
+        process.communicate()
 
 
 def make(path: Path, content: str = "", age_s: float = 0.0) -> Path:

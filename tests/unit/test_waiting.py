@@ -105,6 +105,9 @@ def test_a_paused_run_with_nothing_to_start_still_says_that_it_is_paused() -> No
 def test_a_run_that_nobody_drives_waits_for_a_person_only() -> None:
     book = Book(graph(step("a")))
     assert waits(book, RunStatus.RESUMABLE) == [Waiting(kind=WaitingFor.RESUME)]
+    assert waits_of(book.run, 0.0, RunStatus.RESUMABLE, is_detached=True) == [
+        Waiting(kind=WaitingFor.CONTROLLER)
+    ]
     book.record(Quarantined(reason="it kills its processes"))
     [held] = waits(book)
     assert held == Waiting(kind=WaitingFor.RESUME, reason="it kills its processes")

@@ -3,13 +3,13 @@
 import threading
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, ParamSpec
 
 from msgspec.structs import replace
 
 from weftline.api.checks import checked_id
 from weftline.api.handles import RunHandle
-from weftline.app import App, Planned, home
+from weftline.app import App, home
 from weftline.authoring.actor import (
     READONLY,
     bind,
@@ -26,6 +26,7 @@ from weftline.code.loads import load_function
 from weftline.codecs.values import decode
 from weftline.core.actions import PythonCall
 from weftline.core.graph import encode_pages
+from weftline.driving.planned import Planned
 from weftline.errors import (
     InvalidWorkflow,
     VirtualActorNotInitializedError,
@@ -33,11 +34,13 @@ from weftline.errors import (
     WorkflowRunningError,
 )
 
+P = ParamSpec("P")
+
 
 class _Decorator:
     """`@workflow.virtual_actor` for a class, `@workflow.virtual_actor.readonly` for a method."""
 
-    def __call__(self, cls: type) -> "ActorClass":
+    def __call__(self, cls: Callable[P, object]) -> "ActorClass[P]":
         """Make a virtual actor of a class: `get_or_create` makes and finds its instances.
 
         The state is what `__getstate__` gives and `__setstate__` takes, or the instance's
@@ -58,10 +61,11 @@ class _Decorator:
 virtual_actor = _Decorator()
 
 
-class ActorClass:
-    """A class as a virtual actor."""
+class ActorClass(Generic[P]):
+    """A class as a virtual actor, whose `__init__` takes the parameters `P`."""
 
-    def __init__(self, cls: type) -> None:
+    def __init__(self, cls: Callable[P, object]) -> None:
+        assert isinstance(cls, type)
         self._cls = cls
         self.__doc__, self.__name__ = cls.__doc__, cls.__name__
         self.__module__, self.__qualname__ = cls.__module__, cls.__qualname__
@@ -95,7 +99,7 @@ class ActorClass:
     def __repr__(self) -> str:
         return f"<virtual actor class {self._cls.__qualname__!r}>"
 
-    def get_or_create(self, actor_id: str, /, *args: Any, **kwargs: Any) -> "VirtualActor":
+    def get_or_create(self, actor_id: str, /, *args: P.args, **kwargs: P.kwargs) -> "VirtualActor":
         """The actor of this id. If there is none its `__init__` is started with the arguments;
         when this returns that is recorded, and `ready()` tells when it has ended.
 
@@ -121,7 +125,7 @@ def get_actor(actor_id: str) -> "VirtualActor":
     """
     actor_id = checked_id(actor_id)
     app = home()
-    submitted = app.first_graph(actor_id)
+    submitted = app.records.first_graph(actor_id)
     action = submitted.steps[0].action
     cls = None
     if isinstance(action, PythonCall) and action.is_writer:
@@ -202,7 +206,7 @@ class ActorMethod:
         call = uuid.uuid4().hex
         handle: RunHandle[Any] = RunHandle(self._actor_id, call)
         listener = handle.followed().settle
-        app.call_actor(self._actor_id, pages[0], call, lowered.objects, listener)
+        app.steering.call_actor(self._actor_id, pages[0], call, lowered.objects, listener)
         return handle
 
 
@@ -217,7 +221,7 @@ class ReadonlyMethod(ActorMethod):
         """
         bind(self._cls, self._name, args, kwargs)
         app = home()
-        state = app.actor_state(self._actor_id)
+        state = app.records.actor_state(self._actor_id)
         if state is None:
             raise VirtualActorNotInitializedError(
                 f"the __init__ of actor {self._actor_id!r} has not ended; its ready() waits for it",
@@ -263,6 +267,6 @@ def _start(app: App, actor_id: str, cls: type, init: Composition[Any]) -> None:
     written, objects, warned = to_workflow(init, app.objects, None)
     named = replace(written, name=default_name(cls))
     planned = Planned(actor_id, named, lambda ended: None, objects, warned, is_actor=True)
-    refused = app.start_detached([planned])[0]
+    refused = app.detached.start([planned])[0]
     if refused is not None:
         raise refused

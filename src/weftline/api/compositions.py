@@ -6,10 +6,11 @@ from typing import Any, Generic, TypeVar, overload
 
 from weftline.api.checks import checked_id, checked_metadata, new_id
 from weftline.api.handles import RunHandle
-from weftline.app import App, Planned, home
+from weftline.app import App, home
 from weftline.authoring.options import Options
 from weftline.authoring.step import Composition, StepFunction, to_workflow
 from weftline.core.events import RunStatus
+from weftline.driving.planned import Planned
 from weftline.engine.active import Ended
 from weftline.errors import InvalidOption, WorkflowRunningError
 from weftline.workers.attempt import current
@@ -52,13 +53,15 @@ class Workflow(Composition[T], Generic[T]):
             if record is not None:
                 summary = record.summary
                 done = Ended(summary.status, summary.value, summary.error, None, None)
-                return app.result_of(workflow_id, done)  # type: ignore[no-any-return]
+                return app.results.result_of(workflow_id, done)  # type: ignore[no-any-return]
         run_id = workflow_id or new_id()
         written, objects, warned = to_workflow(self, app.objects, metadata)
         for text in warned:
             warnings.warn(text, stacklevel=2)
-        drive = app.start(written, run_id=run_id, objects=objects, warned=warned, quiet=quiet)
-        return app.result_of(run_id, drive.wait())  # type: ignore[no-any-return]
+        drive = app.attached.start(
+            written, run_id=run_id, objects=objects, warned=warned, quiet=quiet
+        )
+        return app.results.result_of(run_id, drive.wait())  # type: ignore[no-any-return]
 
     def run_async(
         self, workflow_id: str | None = None, metadata: dict[str, Any] | None = None
@@ -80,19 +83,19 @@ class Workflow(Composition[T], Generic[T]):
         if workflow_id is not None and record is not None:
             if record.summary.status is not RunStatus.SUCCESSFUL:
                 written, _, _ = to_workflow(self, app.objects, None)
-                app.resume(workflow_id, written=written)
+                app.detached.resume(workflow_id, written=written)
             return RunHandle(workflow_id)
         handle: RunHandle[T] = RunHandle(workflow_id or new_id())
-        refused = app.start_detached([_plan(self, app, handle, metadata)])[0]
+        refused = app.detached.start([_plan(self, app, handle, metadata)])[0]
         if refused is not None:
             raise refused
         return handle
 
     def _proceed(self, app: App, run_id: str, quiet: bool) -> T:
         written, _, _ = to_workflow(self, app.objects, None)
-        found = app.proceed(run_id, written=written, quiet=quiet)
+        found = app.attached.proceed(run_id, written=written, quiet=quiet)
         ended = found if isinstance(found, Ended) else found.wait()
-        return app.result_of(run_id, ended)  # type: ignore[no-any-return]
+        return app.results.result_of(run_id, ended)  # type: ignore[no-any-return]
 
 
 def submit_many(
@@ -115,7 +118,7 @@ def submit_many(
     app = home()
     group = None if max_running is None else (new_id(), max_running)
     handles: list[RunHandle[Any]] = [RunHandle(new_id()) for _ in compositions]
-    refused = app.start_detached(
+    refused = app.detached.start(
         [_plan(one, app, to, None, group) for one, to in zip(compositions, handles, strict=True)]
     )
     for error in refused:

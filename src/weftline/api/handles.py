@@ -40,7 +40,7 @@ class RunHandle(Future[T], Generic[T]):
         Raises: the error that the run (or step) ended with; TimeoutError after `timeout` seconds.
         """
         ended = self._ended(timeout)
-        return home().result_of(self.workflow_id, ended, self._name)  # type: ignore[no-any-return]
+        return home().results.result_of(self.workflow_id, ended, self._name)  # type: ignore[no-any-return]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What `result` raises; None when there is a value. Raises: TimeoutError."""
@@ -48,7 +48,7 @@ class RunHandle(Future[T], Generic[T]):
         if ended.status is RunStatus.SUCCESSFUL:
             return None
         try:
-            home().result_of(self.workflow_id, ended, self._name)
+            home().results.result_of(self.workflow_id, ended, self._name)
         except BaseException as error:
             return error
         return None
@@ -56,7 +56,7 @@ class RunHandle(Future[T], Generic[T]):
     def status(self) -> RunStatus:
         """The run's status now. Raises: WorkflowNotFoundError."""
         app = home()
-        return app.status_of(app.get_run(self.workflow_id))
+        return app.owners.status_of(app.records.get_run(self.workflow_id))
 
     def cancel(self) -> bool:
         """End the run: what runs of it is killed, and nothing of it starts any more.
@@ -64,8 +64,8 @@ class RunHandle(Future[T], Generic[T]):
         Returns: whether it is CANCELED now; it may have ended just before.
         """
         app = home()
-        app.cancel(self.workflow_id)
-        return app.status_of(app.get_run(self.workflow_id)) is RunStatus.CANCELED
+        app.steering.cancel(self.workflow_id)
+        return app.owners.status_of(app.records.get_run(self.workflow_id)) is RunStatus.CANCELED
 
     def __await__(self) -> Generator[Any, None, T]:
         """The value, without holding up the event loop. Canceling whoever awaits changes nothing
@@ -114,7 +114,7 @@ class RunHandle(Future[T], Generic[T]):
             ended: Any = super().result(timeout)
         except TimeoutError:
             # Whoever watches it may not have heard yet of what is recorded already.
-            if (found := home().find_end(self.workflow_id, self._name)) is not None:
+            if (found := home().ends.find(self.workflow_id, self._name)) is not None:
                 self.settle(found)
                 return found
             what = f"{self._name!r} of run" if self._name else "run"
@@ -130,7 +130,7 @@ class RunHandle(Future[T], Generic[T]):
             if self._is_followed:
                 return
             self._is_followed = True
-        home().watch(self.workflow_id, self._name, self.settle)
+        home().ends.watch(self.workflow_id, self._name, self.settle)
 
     # Whoever waits, in whichever way, takes this lock first: only then is the run followed.
     @property

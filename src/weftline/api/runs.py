@@ -31,7 +31,7 @@ def resume(workflow_id: str) -> RunHandle[Any]:
     Raises: WorkflowNotFoundError; WorkflowRunningError.
     """
     workflow_id = checked_id(workflow_id)
-    home().resume(workflow_id)
+    home().detached.resume(workflow_id)
     return RunHandle(workflow_id)
 
 
@@ -43,13 +43,13 @@ def resume_all(include_failed: bool = False) -> list[tuple[str, RunHandle[Any]]]
     """
     app = home()
     wanted = {RESUMABLE, RunStatus.FAILED} if include_failed else {RESUMABLE}
-    found = [each for each in app.journal.list_runs() if app.status_of(each) in wanted]
+    found = [each for each in app.journal.list_runs() if app.owners.status_of(each) in wanted]
     found.reverse()
     found.sort(key=lambda each: each.summary.status is RunStatus.PENDING)
     if not found:
         return []
     resumed: list[tuple[str, RunHandle[Any]]] = []
-    problems = app.resume_many([record.run_id for record in found])
+    problems = app.detached.resume_many([record.run_id for record in found])
     for record, problem in zip(found, problems, strict=True):
         if problem is None:
             resumed.append((record.run_id, RunHandle(record.run_id)))
@@ -65,7 +65,7 @@ def cancel(workflow_id: str) -> None:
     `resume_all` leaves it alone; `resume` lets it go on.
     Raises: WorkflowNotFoundError; TypeError for an id that is no str.
     """
-    home().cancel(checked_id(workflow_id))
+    home().steering.cancel(checked_id(workflow_id))
 
 
 def pause(workflow_id: str) -> None:
@@ -73,12 +73,12 @@ def pause(workflow_id: str) -> None:
 
     Raises: WorkflowNotFoundError; ValueError for one that has ended.
     """
-    home().pause(checked_id(workflow_id))
+    home().steering.pause(checked_id(workflow_id))
 
 
 def unpause(workflow_id: str) -> None:
     """Let steps of a paused run start again. Raises: WorkflowNotFoundError."""
-    home().unpause(checked_id(workflow_id))
+    home().steering.unpause(checked_id(workflow_id))
 
 
 def signal(
@@ -96,18 +96,22 @@ def signal(
         idempotency_key = checked_name(idempotency_key, "an idempotency key")
     app = home()
     encoded = encode(payload, app.objects, f"the payload of signal {name!r}")
-    return app.signal(workflow_id, name, encoded.packed, encoded.objects, idempotency_key)
+    return app.steering.signal(workflow_id, name, encoded.packed, encoded.objects, idempotency_key)
 
 
 def get_output(workflow_id: str, *, name: str | None = None) -> RunHandle[Any]:
-    """A handle on the value of a run, or of its step `name`; never starts anything.
+    """A handle on the value of a run, or of its step `name`; never resumes anything.
 
+    A run that was started detached goes on by itself: where its controller has died, waiting for
+    the value starts a new one.
     Raises: WorkflowNotFoundError; ValueError for a RESUMABLE or CANCELED run without a name.
     """
     workflow_id = checked_id(workflow_id)
     app = home()
-    status = app.status_of(app.get_run(workflow_id))
-    if name is None and status in (RESUMABLE, CANCELED):
+    record = app.records.get_run(workflow_id)
+    status = app.owners.status_of(record)
+    goes_on = status is RESUMABLE and app.link is not None and app.owners.is_elsewhere(record)
+    if name is None and status in (RESUMABLE, CANCELED) and not goes_on:
         raise WorkflowNotResumableError(
             f"run {workflow_id!r} is {status} and has no result: resume it first", workflow_id
         )
@@ -118,7 +122,7 @@ def get_status(workflow_id: str) -> RunStatus:
     """The run's status. Raises: WorkflowNotFoundError; TypeError for an id that is no str."""
     workflow_id = checked_id(workflow_id)
     app = home()
-    return app.status_of(app.get_run(workflow_id))
+    return app.owners.status_of(app.records.get_run(workflow_id))
 
 
 def list_all(
@@ -130,7 +134,7 @@ def list_all(
     """
     wanted = checked_statuses(status_filter)
     app = home()
-    found = [(record.run_id, app.status_of(record)) for record in app.journal.list_runs()]
+    found = [(record.run_id, app.owners.status_of(record)) for record in app.journal.list_runs()]
     return [one for one in found if wanted is None or one[1] in wanted]
 
 
@@ -139,7 +143,7 @@ def delete(workflow_id: str) -> None:
 
     Raises: WorkflowNotFoundError; WorkflowRunningError while it is driven.
     """
-    home().delete(checked_id(workflow_id))
+    home().records.delete(checked_id(workflow_id))
 
 
 def get_metadata(workflow_id: str, name: str | None = None) -> dict[str, Any]:
@@ -152,15 +156,15 @@ def get_metadata(workflow_id: str, name: str | None = None) -> dict[str, Any]:
     workflow_id = checked_id(workflow_id)
     app = home()
     if name is None:
-        record = app.get_run(workflow_id)
+        record = app.records.get_run(workflow_id)
         stats = {"start_time": record.summary.started_at, "end_time": record.summary.ended_at}
-        status = app.status_of(record)
+        status = app.owners.status_of(record)
         return {
             "status": status,
             "user_metadata": record.creation.metadata,
             "stats": _known(stats, without=("end_time",) if status is CANCELED else ()),
         }
-    found = app.find_step(workflow_id, name)
+    found = app.records.find_step(workflow_id, name)
     if found is None:
         raise StepNotFoundError(f"No such step_id {name} in workflow {workflow_id}", workflow_id)
     return _step_metadata(*found)
@@ -208,7 +212,7 @@ def _step_metadata(run: Run, step: StepState) -> dict[str, Any]:
         },
         "user_metadata": spec.metadata or {},
         "workflows": [run.steps[first + n].name for n in inputs],
-        "workflow_refs": [run.steps[n].name for n in spec.outer()],
+        "workflow_refs": [run.steps[n].name for n in run.outer_of(spec)],
         "status": run.status_of(step),
         "attempts": step.attempt,
         "stats": _known({"start_time": step.started_at, "end_time": ended_at}),

@@ -19,7 +19,7 @@ from weftline.core.graph import GivenInput, Graph, Input, OuterInput, Step
 from weftline.core.values import Object
 from weftline.core.workflow import Workflow
 from weftline.errors import InvalidOption, InvalidWorkflow, NotPicklable
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Composition[Any]")
@@ -155,70 +155,91 @@ def lower(output: Composition[Any], objects: ObjectStore, *, run_id: str | None 
     the graph will be part of may it have references to steps, and those of that run alone.
     Raises: NotPicklable, InvalidWorkflow for a reference to a step of another run.
     """
-    order = [output]
-    position = {id(output): 0}
-    steps: list[Step] = []
-    held: dict[str, None] = {}
-    warnings: dict[str, None] = {}
-    functions: dict[int, _Stored] = {}
+    return _Lowering(objects, run_id).lower(output)
 
-    def place(composition: Composition[Any]) -> int:
-        at = position.get(id(composition))
-        if at is None:
-            at = position[id(composition)] = len(order)
-            order.append(composition)
-        return at
 
-    def place_all(entry: object) -> Input:
-        if isinstance(entry, Composition):
-            return place(entry)
-        if isinstance(entry, ObjectRef):
-            held.update(dict.fromkeys(entry.objects))
-            return GivenInput(entry.packed)
-        if isinstance(entry, StepRef):
-            if entry.run_id != run_id:
-                raise _foreign(entry, composition._name, run_id)
-            return OuterInput(entry.number)
-        assert isinstance(entry, list)
-        return [place(one) for one in entry]
+class _Lowering:
+    """A graph that is being made: compositions get their numbers when they are first met."""
 
-    for composition in order:  # grows while it is walked
-        function = composition._function
-        if isinstance(function, Waiting):
-            inputs = tuple([place_all(source) for source in composition._args])
-            steps.append(Step(name=function.name, action=function.action, inputs=inputs))
-            continue
-        stored = functions.get(id(function))
-        if stored is None:
-            stored = functions[id(function)] = _store(function, objects)
-            held.update(dict.fromkeys(stored.objects))
-            if stored.warning:
-                warnings[stored.warning] = None
+    def __init__(self, objects: ObjectStore, run_id: str | None) -> None:
+        self._objects, self._run_id = objects, run_id
+        self._order: list[Composition[Any]] = []
+        self._position: dict[int, int] = {}
+        self._functions: dict[int, _Stored] = {}
+        self._held: dict[str, None] = {}
+        self._warnings: dict[str, None] = {}
+
+    def lower(self, output: Composition[Any]) -> Lowered:
+        self._place(output)
+        steps: list[Step] = []
+        for composition in self._order:  # grows while it is walked
+            function = composition._function
+            if isinstance(function, Waiting):
+                steps.append(self._wait(composition, function))
+            else:
+                steps.append(self._call(composition, function))
+        return Lowered(Graph(steps=steps, output=0), tuple(self._held), tuple(self._warnings))
+
+    def _wait(self, composition: Composition[Any], waiting: Waiting) -> Step:
+        inputs = tuple([self._input(source, composition) for source in composition._args])
+        return Step(name=waiting.name, action=waiting.action, inputs=inputs)
+
+    def _call(self, composition: Composition[Any], function: StepFunction[Any]) -> Step:
+        stored = self._functions.get(id(function)) or self._store(function)
         captured, found = capture_arguments(
-            composition._args, composition._kwargs, objects, is_composition, label=function.name
+            composition._args,
+            composition._kwargs,
+            self._objects,
+            is_composition,
+            label=function.name,
         )
         if captured.objects:
-            held.update(dict.fromkeys(captured.objects))
+            self._held.update(dict.fromkeys(captured.objects))
         options = function._options
-        steps.append(
-            Step(
-                name=function.name,
-                action=PythonCall(
-                    stored.function,
-                    captured.arguments,
-                    stored.fingerprint,
-                    captured.plain,
-                    stored.retry_on,
-                    options.listens,
-                    options.is_writer,
-                ),
-                inputs=tuple([place_all(entry) for entry in found]),
-                placement=options.placement,
-                policy=options.policy,
-                metadata=options.metadata,
-            )
+        return Step(
+            name=function.name,
+            action=PythonCall(
+                stored.function,
+                captured.arguments,
+                stored.fingerprint,
+                captured.plain,
+                stored.retry_on,
+                options.listens,
+                options.is_writer,
+            ),
+            inputs=tuple([self._input(entry, composition) for entry in found]),
+            placement=options.placement,
+            policy=options.policy,
+            metadata=options.metadata,
         )
-    return Lowered(Graph(steps=steps, output=0), tuple(held), tuple(warnings))
+
+    def _store(self, function: StepFunction[Any]) -> "_Stored":
+        stored = self._functions[id(function)] = _store(function, self._objects)
+        self._held.update(dict.fromkeys(stored.objects))
+        if stored.warning:
+            self._warnings[stored.warning] = None
+        return stored
+
+    def _input(self, entry: object, reader: Composition[Any]) -> Input:
+        if isinstance(entry, Composition):
+            return self._place(entry)
+        if isinstance(entry, ObjectRef):
+            self._held.update(dict.fromkeys(entry.objects))
+            return GivenInput(entry.packed)
+        if isinstance(entry, StepRef):
+            if entry.run_id != self._run_id:
+                raise _foreign(entry, reader._name, self._run_id)
+            return OuterInput(entry.number)
+        assert isinstance(entry, list)
+        return [self._place(one) for one in entry]
+
+    def _place(self, composition: Composition[Any]) -> int:
+        """Its number in the graph."""
+        at = self._position.get(id(composition))
+        if at is None:
+            at = self._position[id(composition)] = len(self._order)
+            self._order.append(composition)
+        return at
 
 
 def to_workflow(

@@ -24,7 +24,8 @@ from weftline.core.values import ListOf, Object, Value, unpack
 from weftline.engine.active import ActiveRun
 from weftline.engine.recovery import RunReader
 from weftline.errors import StorageError, WorkflowNotFoundError
-from weftline.ports import Journal, ObjectStore, RunRecord
+from weftline.ports.journal import Journal, RunRecord
+from weftline.ports.objects import ObjectStore
 
 SAMPLED_RUNS = 1000
 """So many of the newest runs are read, unless all are."""
@@ -76,10 +77,14 @@ def check_folder(home: Path) -> Check:
     return Check("home", Level.OK, f"{home} can be written to, and only by its owner")
 
 
+def free_space(folders: Iterable[Path]) -> tuple[int, str]:
+    """Bytes that are free where there is the least room of these, and where that is."""
+    return min((shutil.disk_usage(each).free, str(each)) for each in folders if each.exists())
+
+
 def check_space(folders: Iterable[Path]) -> Check:
     """Whether there is room for results."""
-    least = min((shutil.disk_usage(each).free, str(each)) for each in folders if each.exists())
-    return judge_space(*least)
+    return judge_space(*free_space(folders))
 
 
 def judge_space(free: int, where: str) -> Check:

@@ -30,7 +30,7 @@ from weftline.cli.look import glyphs_for
 from weftline.cli.processes import engines_in
 from weftline.cli.terminal import is_terminal, one_line, say, say_json, say_note
 from weftline.errors import WeftlineError
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 SHOWN_DETAILS = 10
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "bold red"}

@@ -25,7 +25,8 @@ from weftline.cli.terminal import (
 )
 from weftline.core.events import RunStatus
 from weftline.errors import did_you_mean
-from weftline.ports import EndedRun, Removed, Space
+from weftline.ports.objects import Removed
+from weftline.ports.upkeep import EndedRun, Space
 from weftline.upkeep.tidying import ENDED, Tidied, tidying_of
 
 MUCH_FREE, MUCH_FREE_BYTES = 0.25, 8_000_000

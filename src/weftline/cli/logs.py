@@ -215,7 +215,7 @@ def _follow(
         # Whether it goes on is asked before what was recorded: then all of a dead owner is there.
         # An attempt whose end is not recorded is told as far as its files reached a look ago, so
         # there is always another look after the last news.
-        is_over = app.status_of(reader.recorded().record) not in OPEN
+        is_over = app.owners.status_of(reader.recorded().record) not in OPEN
         count = app.journal.change_count()
         if count != seen:
             seen = count

@@ -255,8 +255,9 @@ def controller(
 ) -> int:
     """Drive the runs of the home that belong to no program, from this terminal.
 
-    A home has one controller. Without this command one is started when it is needed, and ends by
-    itself; what is left of it goes on here.
+    A home has one controller. Without this command one is started when it is needed.
+
+    It goes on with what earlier ones have left.
     """
     from weftline.cli.controller import serve
 
@@ -353,8 +354,9 @@ def logs(
 ) -> int:
     """Print what the steps of a run printed.
 
-    A line of stdout comes as "step | line", one of stderr as "step ! line". With --follow and
-    --json each line is a JSON document on a line of its own.
+    A line of stdout comes as "step | line", one of stderr as "step ! line".
+
+    With --follow and --json each line is a JSON document on a line of its own.
     """
     from weftline.cli.logs import print_logs
 

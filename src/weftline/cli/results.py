@@ -28,10 +28,10 @@ def load_result(app: App, run_id: str, step: str | None = None) -> Loaded:
     """The recorded value of the run or of its step; there must be one."""
     try:
         if step is not None:
-            return Loaded(app.wait_for(run_id, step, 0.0))
-        summary = app.get_run(run_id).summary
+            return Loaded(app.results.wait_for(run_id, step, 0.0))
+        summary = app.records.get_run(run_id).summary
         ended = Ended(summary.status, summary.value, summary.error, None, None)
-        return Loaded(app.result_of(run_id, ended))
+        return Loaded(app.results.result_of(run_id, ended))
     except Exception as error:  # it is the user's own class, and may raise anything
         problem = f"{type(error).__name__}: {error}"
     reader = RunReader(app.journal, run_id)

@@ -36,7 +36,7 @@ from weftline.cli.view import View, new_view
 from weftline.core.events import GraphExtended, RunStatus, RunSubmitted
 from weftline.core.graph import Graph, decode_pages
 from weftline.core.values import Error
-from weftline.driving import Drive
+from weftline.driving.drive import Drive
 from weftline.engine.active import Committed, Ended, Gone, Output, Stalled
 from weftline.errors import WeftlineError, WorkflowNotFoundError
 
@@ -69,7 +69,7 @@ def run_file(
     if record is None:
         if not quiet:
             _say_beginning(run_id, target.title)
-        drive = app.start(
+        drive = app.attached.start(
             written,
             run_id=run_id,
             objects=objects,
@@ -82,7 +82,7 @@ def run_file(
         ).see_through()
     _warn_of_params(run_id, record.creation.metadata.get("params", {}), given)
     with _warnings_told():
-        found = app.proceed(run_id, written=written, follow=not quiet, quiet=quiet)
+        found = app.attached.proceed(run_id, written=written, follow=not quiet, quiet=quiet)
     return _go_on(app, run_id, found, view, quiet=quiet, as_json=as_json)
 
 
@@ -92,7 +92,7 @@ def resume_run(run_id: str, *, quiet: bool, as_json: bool) -> int:
     record_of(app, run_id)
     view = new_view(quiet=quiet, stdout_is_result=as_json)
     with _warnings_told():
-        found = app.proceed(run_id, follow=not quiet, quiet=quiet)
+        found = app.attached.proceed(run_id, follow=not quiet, quiet=quiet)
     return _go_on(app, run_id, found, view, quiet=quiet, as_json=as_json)
 
 
@@ -280,7 +280,7 @@ class _Driving:
 
     def _take(self, events: list[tuple[float, Any]]) -> None:
         if self._tree is None and self._graph is None:
-            self._tree = Tree.of(self._app.read(self._run_id).run)
+            self._tree = Tree.of(self._app.records.read(self._run_id).run)
             self._tree.begin_times()
             self._view.begin(self._tree)
             if self._tree.ended:
@@ -342,7 +342,7 @@ class _Driving:
         """Let the run go; its end, if it was quicker."""
         self._drive.let_go()
         try:
-            recorded = self._app.read(self._run_id)
+            recorded = self._app.records.read(self._run_id)
         except WorkflowNotFoundError:
             return stopped_by
         run = recorded.run
@@ -368,7 +368,7 @@ class _Driving:
         if record is None:
             say_note(f"run {run_id!r} was stopped before anything of it was recorded")
             return
-        status = self._app.status_of(record)
+        status = self._app.owners.status_of(record)
         if status is RunStatus.RESUMABLE:
             text, verb = "was left RESUMABLE; it goes on with", "resume"
         else:
@@ -433,7 +433,7 @@ def _tell_failure(run_id: str, step: str | None, error: Error) -> None:
 
 def _tell_result(app: App, run_id: str, *, quiet: bool, as_json: bool, took_s: float | None) -> int:
     loaded = load_result(app, run_id)
-    summary = app.get_run(run_id).summary
+    summary = app.records.get_run(run_id).summary
     if loaded.problem is not None:
         say_warning(f"the result cannot be loaded here: {loaded.problem}")
     if as_json:

@@ -46,7 +46,7 @@ from weftline.errors import (
     WorkflowNotResumableError,
     did_you_mean,
 )
-from weftline.ports import RunRecord
+from weftline.ports.journal import RunRecord
 
 OPEN = (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.PENDING)
 
@@ -130,14 +130,14 @@ def _find(
 ) -> list[tuple[RunRecord, RunStatus]]:
     if not wanted:
         records = app.journal.list_runs(workflow=workflow, limit=limit)
-        return [(record, app.status_of(record)) for record in records]
+        return [(record, app.owners.status_of(record)) for record in records]
     # A run that is stored as open may have lost the process that drove it, and is RESUMABLE then.
     stored = wanted | set(OPEN) if RunStatus.RESUMABLE in wanted else wanted
     is_sure = not stored & set(OPEN)
     records = app.journal.list_runs(
         statuses=stored, workflow=workflow, limit=limit if is_sure else None
     )
-    found = [(record, app.status_of(record)) for record in records]
+    found = [(record, app.owners.status_of(record)) for record in records]
     return [one for one in found if one[1] in wanted][:limit]
 
 
@@ -184,7 +184,7 @@ def show_run(run_id: str, *, as_json: bool) -> int:
     reader = RunReader(app.journal, run_id)
     events = reader.refresh()
     recorded = reader.recorded()
-    status = app.status_of(recorded.record)
+    status = app.owners.status_of(recorded.record)
     if as_json:
         document = _run_document(recorded.record, status)
         run = recorded.run
@@ -219,7 +219,7 @@ def show_timeline(run_id: str, *, as_json: bool) -> int:
     reader = RunReader(app.journal, run_id)
     events = reader.refresh()
     recorded = reader.recorded()
-    run, status = recorded.run, app.status_of(recorded.record)
+    run, status = recorded.run, app.owners.status_of(recorded.record)
     is_driven = has_owner(app, recorded.record)
     spans = spans_of(run, events, is_driven=is_driven)
     if as_json:
@@ -325,7 +325,7 @@ def print_output(run_id: str, *, step: str | None, as_json: bool) -> int:
     """The recorded value of the run or of one of its steps."""
     app = home()
     record_of(app, run_id)
-    recorded = app.read(run_id)
+    recorded = app.records.read(run_id)
     _check_has_value(app, recorded, step)
     loaded = load_result(app, run_id, step)
     if loaded.problem is not None:
@@ -345,7 +345,7 @@ def print_output(run_id: str, *, step: str | None, as_json: bool) -> int:
 
 def _check_has_value(app: App, recorded: Recorded, name: str | None) -> None:
     run, run_id = recorded.run, recorded.record.run_id
-    status = app.status_of(recorded.record)
+    status = app.owners.status_of(recorded.record)
     if name is None:
         what, has_value, error = f"run {run_id!r}", run.finished is RunStatus.SUCCESSFUL, run.error
     else:
@@ -383,13 +383,15 @@ def delete_run(run_id: str, *, yes: bool, as_json: bool) -> int:
             )
         steps = count(record.summary.steps, "step")
         sys.stderr.write(
-            plain(f"Delete run {run_id!r} ({app.status_of(record)}, {steps}) for good? [y/N] ")
+            plain(
+                f"Delete run {run_id!r} ({app.owners.status_of(record)}, {steps}) for good? [y/N] "
+            )
         )
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             say_note("nothing was deleted")
             return 1
-    app.delete(run_id)
+    app.records.delete(run_id)
     if as_json:
         say_json({"id": run_id, "deleted": True})
     else:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from rich.text import Text
 
 from weftline.app import home
+from weftline.cli.checks import Level, free_space, judge_space
 from weftline.cli.look import STATUS_STYLES
 from weftline.cli.processes import (
     Controller,
@@ -43,7 +44,8 @@ from weftline.cli.unfinished import (
 )
 from weftline.cli.waits import wait_document
 from weftline.core.events import RunStatus
-from weftline.ports import RunRecord
+from weftline.core.waiting import WaitingFor
+from weftline.ports.journal import RunRecord
 
 SHOWN_RUNS = 20
 SHOWN_PROCESSES = 20
@@ -51,11 +53,13 @@ DATABASE = ("weftline.db", "weftline.db-wal", "weftline.db-shm")
 
 
 class Sizes(NamedTuple):
-    """How many bytes there are of what."""
+    """How many bytes there are of what, and where how many more find room."""
 
     database: int
     objects: int
     logs: int
+    free: int
+    where: str
 
 
 def show_status(*, all_runs: bool, as_json: bool) -> int:
@@ -85,6 +89,7 @@ def show_status(*, all_runs: bool, as_json: bool) -> int:
         sum(_size_of(folder / name) for name in DATABASE),
         _tree_size(objects),
         _tree_size(folder / "logs"),
+        *free_space([folder, objects]),
     )
     if as_json:
         say_json(_document(folder, objects, sizes, controller, engines, runs))
@@ -128,7 +133,11 @@ def _say_home(folder: Path, objects: Path, sizes: Sizes, controller: Controller 
     where = "" if objects.parent == folder else f" in {objects}"
     text = f"database {byte_count(sizes.database)}, objects {byte_count(sizes.objects)}{where}"
     say(("home        ", "dim"), (plain(str(folder)), "bold"))
-    say(f"            {plain(text)}, logs {byte_count(sizes.logs)}")
+    text += f", logs {byte_count(sizes.logs)}"
+    say(f"            {plain(text)}; {byte_count(sizes.free)} free")
+    room = judge_space(sizes.free, sizes.where)
+    if room.level is not Level.OK and room.advice is not None:
+        say_note(f"only {room.text}: {room.advice}")
     if controller is None:
         say(("controller  ", "dim"), "none is alive")
         return
@@ -205,6 +214,12 @@ def _say_runs(
     if counts[RunStatus.RESUMABLE]:
         hint = command("weft", "runs", "resume")
         say_note(f"`{hint} ID` lets a RESUMABLE run go on")
+    if any(wait.kind is WaitingFor.CONTROLLER for each in runs for wait in each.waits):
+        hint = command("weft", "controller")
+        say_note(
+            f"`{hint}` goes on with those that wait for one; so does the next program that"
+            " starts a run in the background, or waits for one"
+        )
 
 
 def _driver_text(
@@ -252,6 +267,7 @@ def _document(
             "database_bytes": sizes.database,
             "objects_bytes": sizes.objects,
             "logs_bytes": sizes.logs,
+            "free_bytes": sizes.free,
         },
         "controller": _controller_document(controller),
         "engines": [_engine_document(engine, controller, works) for engine in engines],

@@ -22,7 +22,7 @@ from weftline.errors import (
     WorkflowNotResumableError,
     WorkflowRunningError,
 )
-from weftline.ports import InboxKind
+from weftline.ports.journal import InboxKind
 
 PATIENCE_S = 10.0
 """How long to wait until whoever drives a run has taken something in."""
@@ -105,14 +105,14 @@ def _steer(run_ids: Sequence[str], act: Callable[[App, str], str], *, as_json: b
 
 
 def _say(app: App, run_id: str, told: str) -> None:
-    status = app.status_of(app.get_run(run_id))
+    status = app.owners.status_of(app.records.get_run(run_id))
     end = f": {told}" if told else ""
     say(f"run {plain(run_id)} is ", (status.value, STATUS_STYLES[status]), end, to=sys.stderr)
 
 
 def _document(app: App, run_id: str, problem: str | None) -> dict[str, Any]:
     record = app.journal.find_run(run_id)
-    status = None if record is None else app.status_of(record).value
+    status = None if record is None else app.owners.status_of(record).value
     return {"id": run_id, "status": status, "problem": problem}
 
 
@@ -120,8 +120,8 @@ def _document(app: App, run_id: str, problem: str | None) -> dict[str, Any]:
 
 
 def _cancel(app: App, run_id: str) -> str:
-    app.cancel(run_id, PATIENCE_S)
-    status = app.status_of(app.get_run(run_id))
+    app.steering.cancel(run_id, PATIENCE_S)
+    status = app.owners.status_of(app.records.get_run(run_id))
     if status is RunStatus.SUCCESSFUL:
         text = f"run {run_id!r} is SUCCESSFUL: there is nothing left to cancel"
         raise WorkflowNotResumableError(text, run_id)
@@ -132,7 +132,7 @@ def _cancel(app: App, run_id: str) -> str:
 
 def _pause(app: App, run_id: str) -> str:
     _read_open(app, run_id, "pause")
-    app.pause(run_id)
+    app.steering.pause(run_id)
     run = _taken_in(app, run_id, InboxKind.PAUSE)
     if not run.is_paused:  # it was faster
         raise WorkflowNotResumableError(_has_ended(run, "pause"), run_id)
@@ -142,9 +142,9 @@ def _pause(app: App, run_id: str) -> str:
 def _continue(app: App, run_id: str) -> str:
     if not _read_open(app, run_id, "continue").is_paused:
         return "it was not paused"
-    app.unpause(run_id)
+    app.steering.unpause(run_id)
     _taken_in(app, run_id, InboxKind.CONTINUE)
-    if app.status_of(app.get_run(run_id)) is RunStatus.RESUMABLE:
+    if app.owners.status_of(app.records.get_run(run_id)) is RunStatus.RESUMABLE:
         return f"it is paused no more; it goes on with {command('weft', 'runs', 'resume', run_id)}"
     return "its steps start again"
 

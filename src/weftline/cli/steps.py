@@ -75,7 +75,7 @@ def show_step(run_id: str, name: str, *, picture: str | None, as_json: bool) -> 
     reader = RunReader(app.journal, run_id)
     events = reader.refresh()
     record, run, _ = reader.recorded()
-    step, status = step_of(run, run_id, name), app.status_of(record)
+    step, status = step_of(run, run_id, name), app.owners.status_of(record)
     shown = _gather(run, step, status, events, is_driven=has_owner(app, record))
     size = None if picture is None else _write_picture(app, run_id, shown, Path(picture))
     printed = log_sizes(shown.logs, log_folder(app))
@@ -219,7 +219,7 @@ def _inputs_of(shown: Shown) -> list[str]:
     """Names of the steps that it reads or comes after."""
     run, step = shown.run, shown.step
     first = run.scopes[step.scope].first
-    numbers = [*(first + n for n in step.spec.upstream()), *step.spec.outer()]
+    numbers = [*(first + n for n in step.spec.upstream()), *run.outer_of(step.spec)]
     return [run.steps[n].name for n in dict.fromkeys(numbers)]
 
 

@@ -14,7 +14,7 @@ from weftline.core.state import StepStatus
 from weftline.core.waiting import Waiting, waits_of
 from weftline.engine.recovery import RunReader
 from weftline.errors import WeftlineError
-from weftline.ports import RunRecord
+from weftline.ports.journal import RunRecord
 
 UNFINISHED = (RunStatus.RUNNING, RunStatus.PENDING, RunStatus.PAUSED, RunStatus.RESUMABLE)
 SHOWN_REASONS = 2
@@ -47,16 +47,18 @@ def read_unfinished(app: App, record: RunRecord) -> Unfinished:
         events = reader.refresh()
         record = reader.recorded().record
     except WeftlineError as error:  # deleted meanwhile, or damaged
-        return Unfinished(record, app.status_of(record), True, [], [], str(error))
-    status = app.status_of(record)
+        return Unfinished(record, app.owners.status_of(record), True, [], [], str(error))
+    status = app.owners.status_of(record)
     is_driven = status is not RunStatus.RESUMABLE
     running = running_of(reader.run, events) if is_driven else []
-    return Unfinished(record, status, True, running, waits_of(reader.run, time.time(), status))
+    detached = record.creation.detached
+    waits = waits_of(reader.run, time.time(), status, is_detached=detached)
+    return Unfinished(record, status, True, running, waits)
 
 
 def unread(app: App, record: RunRecord) -> Unfinished:
     """Only what its row tells."""
-    return Unfinished(record, app.status_of(record), False, [], [])
+    return Unfinished(record, app.owners.status_of(record), False, [], [])
 
 
 def running_of(run: Run, events: Iterable[tuple[float, Event]]) -> list[Running]:

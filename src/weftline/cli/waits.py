@@ -29,6 +29,8 @@ def wait_text(waiting: Waiting, now: float) -> str:
         case WaitingFor.RESUME:
             why = "nobody drives it" if waiting.reason is None else one_line(waiting.reason, 200)
             return f"being resumed: {why}"
+        case WaitingFor.CONTROLLER:
+            return "a controller: none is alive, or it has not come to it yet"
 
 
 def steps_text(waiting: Waiting) -> str:

@@ -20,7 +20,7 @@ from weftline.code.rebuild import build_error, known_classes, known_definitions,
 from weftline.code.spool import Spool, is_fresh, note_stored
 from weftline.core.values import INLINE_LIMIT
 from weftline.errors import NotPicklable, StorageError
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 
 def dump_value(value: Any, spool: Spool, label: str) -> tuple[str, tuple[str, ...]]:

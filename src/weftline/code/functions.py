@@ -10,7 +10,7 @@ from weftline.code.fingerprint import fingerprint
 from weftline.code.spool import Spool, is_fresh, note_stored
 from weftline.code.watch import Watch
 from weftline.core.values import Object
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 
 class FunctionCode(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 from weftline.code.pickles import read_buffers
 from weftline.core.values import Object
 from weftline.errors import NewerHome
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 
 class _Context(threading.local):

@@ -4,7 +4,7 @@ import time
 from weakref import WeakKeyDictionary
 
 from weftline.core.values import INLINE_LIMIT
-from weftline.ports import ObjectStore, ObjectWriter
+from weftline.ports.objects import ObjectStore, ObjectWriter
 
 
 class Spool:

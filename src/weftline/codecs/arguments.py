@@ -11,7 +11,7 @@ from weftline.codecs.pickles import write_pickle
 from weftline.codecs.rebuild import ObjectRef, StepRef, hole
 from weftline.core.values import INLINE_LIMIT, Object
 from weftline.errors import NotPicklable
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 
 class Captured(NamedTuple):

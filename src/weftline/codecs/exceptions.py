@@ -11,7 +11,7 @@ from weftline.codecs.pickles import write_pickle
 from weftline.codecs.rebuild import add_notes
 from weftline.core.values import Error, Inline, Object
 from weftline.errors import StorageError, WorkflowExecutionError, find_error
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 _TEXT_LENGTH = 16 * 1024
 _TRACEBACK_LENGTH = 64 * 1024

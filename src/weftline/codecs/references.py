@@ -4,7 +4,7 @@ from typing import Any
 
 from weftline.codecs.rebuild import ObjectRef, StepRef
 from weftline.codecs.values import encode_object
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 __all__ = ["ObjectRef", "StepRef", "put"]
 

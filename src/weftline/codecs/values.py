@@ -37,7 +37,7 @@ from weftline.core.values import (
     unpack,
 )
 from weftline.errors import StorageError
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 
 
 class Encoded(NamedTuple):

@@ -10,15 +10,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from weftline.app import App, usable_environment
+from weftline.app import App
 from weftline.core.events import RunStatus
+from weftline.driving.environment import usable_environment
 from weftline.engine.active import Gone, Listener, News
 from weftline.engine.engine import Engine
 from weftline.engine.lookout import find_end
 from weftline.engine.outside import take_in
 from weftline.engine.recovery import Recorded, RunReader, read_run
 from weftline.errors import WeftlineError, WorkflowError, WorkflowRunningError
-from weftline.ports import RunRecord
+from weftline.ports.journal import RunRecord
 
 LOOK_S = 10.0
 """How often it is looked for runs that lost another driver; the next look comes later if one takes
@@ -181,7 +182,7 @@ class Adoption:
             outcome = self._expect(wanted, answer)
             self._engine.rejoin(run_id, outcome.listen, on_accepted=outcome.accept)
             return
-        self._app.make_free(record)
+        self._app.owners.make_free(record)
         self._take(recorded, wanted, answer)
 
     def _take(self, recorded: Recorded, wanted: _Wanted, answer: Answer) -> None:
@@ -198,7 +199,7 @@ class Adoption:
             outcome.listen,
             environment=environment,
             warnings=noted,
-            lost=run.find_lost(self._app.is_there),
+            lost=self._app.records.find_lost(run),
             detached=True,
             on_accepted=outcome.accept,
         )

@@ -46,7 +46,7 @@ from weftline.control import (
 from weftline.controller.adoption import Adoption, has_late_news
 from weftline.controller.caller import Caller
 from weftline.core.graph import Graph, decode_pages, hash_pages
-from weftline.driving import PATIENCE_STORAGE_S
+from weftline.driving.drive import PATIENCE_STORAGE_S
 from weftline.engine.active import Ended, Gone, News, Stalled, Submission
 from weftline.engine.engine import Engine
 from weftline.errors import (
@@ -57,7 +57,7 @@ from weftline.errors import (
     WeftlineError,
 )
 from weftline.filelocks import HeldFile, ShortName, hold_file, holder_of
-from weftline.ports import Creation
+from weftline.ports.journal import Creation
 from weftline.version import __version__
 from weftline.wire import pack_error
 
@@ -129,7 +129,7 @@ class Controller:
         is_again = True
         while is_again:
             self._was_idle = False
-            host = self._app.open_engine()
+            host = self._app.engines.open()
             self._engine = host.engine
             self._write_card(host.engine_id)
             self._adoption = Adoption(self._app, host.engine)
@@ -144,7 +144,7 @@ class Controller:
                 self._adoption.close()
                 for caller in list(self._callers):
                     self._hang_up(caller)
-                self._app.close_engine()
+                self._app.engines.close()
             # Who posted something while it ended found its engine alive, and leaves it at that.
             is_again = has_late_news(self._app) and self._was_idle
             on_ready = None
@@ -281,7 +281,7 @@ class Controller:
                 caller.greet()
                 welcome = Welcome(PROTOCOL, self._version, os.getpid(), self._engine.engine_id)
                 # Said by the engine, when it has what was declared: so it is known to live.
-                self._app.declare(declared, lambda: caller.send(welcome))
+                self._app.engines.declare(declared, lambda: caller.send(welcome))
             case StepDown():
                 log.info("a newer Weftline takes over")
                 self.stop()

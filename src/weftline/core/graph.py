@@ -32,7 +32,11 @@ class OptionalInput(Struct, frozen=True, omit_defaults=True, tag="optional"):
 
 
 class OuterInput(Struct, frozen=True, tag="outer"):
-    """The value of a step that the run has already, by its number in the run."""
+    """The value of a step that the run has already, by its number in the run.
+
+    Those that an actor has laid down count, so that a number kept in its state never means another
+    step later.
+    """
 
     number: int
 

@@ -5,325 +5,95 @@ The engine appends an event to the journal and applies it here; a reader folds a
 beginning. Both get the same run, because nothing else changes one.
 
 A *scope* is the sub-graph a step returned; the run's own graph is scope 0. A failure climbs to the
-innermost scope whose owner catches. All walks are loops over explicit lists: depth costs no stack.
+innermost scope whose owner catches it, or is not needed by those who read it. All walks are loops
+over explicit lists: depth costs no stack.
+
+What a run knows is in `standing`, what each event changes in `rules`; those use, from the top down:
+`scopes` and `volatile`, `bearing` (what a failure comes to), `progress` (what begins, and who is
+told of an end), `climbing` (a failure on its way up) and `splits` (waits for some of many steps).
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from heapq import heappop
 
 from msgspec import UNSET, Raw
 
-from weftline.core.actions import PythonCall, Wait, WaitKind
+from weftline.core.actions import Wait, WaitKind
 from weftline.core.events import (
     ActorRested,
-    CallReceived,
-    CancelRequested,
-    ConditionDecided,
     Event,
     GraphExtended,
-    PauseChanged,
-    Quarantined,
     RunAdopted,
-    RunBegun,
     RunFinished,
-    RunResumed,
     RunStatus,
     RunSubmitted,
     ScopeClosed,
-    SignalReceived,
     StepFailed,
-    StepLost,
     StepSkipped,
-    StepStarted,
-    StepSucceeded,
     WaitBegun,
     WaitEnded,
 )
-from weftline.core.graph import (
-    GivenInput,
-    Graph,
-    Join,
-    OptionalInput,
-    OuterInput,
-    decode_pages,
-    problems_of,
-)
-from weftline.core.names import Names
-from weftline.core.policy import DEFAULT_POLICY
-from weftline.core.state import (
-    CANCELED,
-    FAILED,
-    READY,
-    RUNNING,
-    SKIPPED,
-    SUCCESSFUL,
-    WAITING,
-    Scope,
-    StepState,
-    StepStatus,
-)
-from weftline.core.values import Error, Packed, pack_caught, pack_inline, pack_list, pack_split
-from weftline.errors import ImpossibleEvent
-
-MAX_LOSSES = 4
-"""Losses of one step in a row, under a living engine, after which the run is quarantined."""
-
-MAX_ADOPTIONS = 10
-"""Adoptions of a run without any other event after which it is quarantined."""
-
-NOTHING: Packed = pack_inline("json", b"null")
+from weftline.core.graph import Graph
+from weftline.core.progress import make_ready
+from weftline.core.rules import RULES
+from weftline.core.splits import split_of
+from weftline.core.standing import Standing
+from weftline.core.state import RUNNING, WAITING, StepState
+from weftline.core.values import NOTHING, Error, Packed
+from weftline.core.volatile import find_lost, may_be_volatile
 
 
-class Run:
+class Run(Standing):
     """A run as it stands after the events applied so far."""
 
-    def __init__(self, run_id: str = "") -> None:
-        self.run_id = run_id
-        self.steps: list[StepState] = []
-        self.scopes: list[Scope] = []
-        self.ready: deque[int] = deque()
-        """Steps that became READY and that nobody has taken from here yet."""
-        self.beginning: deque[int] = deque()
-        """READY waits, which begin as soon as the run may start anything (`begin_wait`)."""
-        self.undecided: deque[int] = deque()
-        """Steps that wait only for their condition to be decided."""
-        self.dropped: list[int] = []
-        """Steps whose attempt, if one is under way, is of no use any more."""
-        self.finished: RunStatus | None = None
-        self.error: Error | None = None
-        self.failed_step: int | None = None
-        self.held: str | None = None
-        self.is_paused = self.is_pending = False
-        self.cancel_requested = False
-        self.is_actor = False
-        self.group: tuple[str, int] | None = None
-        self.state: Packed | None = None
-        """An actor's last state."""
-        self.laid_down = 0
-        """Steps of an actor that lie behind: they are in the journal, and here no more."""
-        self.volatile: set[int] = set()
-        """Steps whose value need not survive a crash of the machine."""
-        self.value: Packed | None = None
-        self.unfinished = 0
-        self.succeeded = 0
-        self.adoptions = 0
-        self.generation = 0
-        """Counts adoptions and resumes: what was taken from `ready` before is void after one."""
-        self.submitted_at: float | None = None
-        self.started_at: float | None = None
-        self.ended_at: float | None = None
-        self.warnings: list[str] = []
-        self._open_failures: list[int] = []
-        self._names = Names()
-        self._due: deque[Event] = deque()
-        self._later: list[tuple[float, int]] = []
-        self._signals: dict[str, deque[Packed]] = {}  # that nobody has waited for yet
-        self._waiting_for: dict[str, deque[int]] = {}  # steps, by the name of their signal
-        self._matched: dict[str, None] = {}  # names for which there may be both, in order
-        self._edges: dict[int, int] = {}  # waits for steps, and how many inputs each began with
-        self._dooms: dict[int, list[int]] = {}  # a failed step, and all that get no value by it
-        self._hopeless: dict[int, list[int]] = {}  # the same the other way round
-        self._causes: dict[int, list[int]] = {}  # failed waits, and the failures they failed of
-        self._undelivered = 0  # calls of an actor that have no result yet
-        self._has_volatile = False
-        self._writer: int | None = None  # the actor's step that has the state, or gets it next
-        self._writers: deque[int] = deque()  # READY ones behind it
-        self._last_call: int | None = None
-        self._calls: dict[str, int] = {}  # steps, by what their callers know them as
+    def apply(self, event: Event, at: float, graph: Graph | None = None) -> None:
+        """Take `event`, recorded at `at`, into the run; `graph` for events that bring one.
 
-    # -- questions ------------------------------------------------------------------------------
-
-    @property
-    def status(self) -> RunStatus:
-        """The run's status, as far as its journal tells."""
-        if self.finished is not None:
-            return self.finished
-        if self.held is not None:
-            return RunStatus.RESUMABLE
-        if self.is_pending:
-            return RunStatus.PENDING
-        if self.is_at_rest:
-            return RunStatus.SUCCESSFUL
-        return RunStatus.PAUSED if self.is_paused else RunStatus.RUNNING
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the run goes on by itself."""
-        return self.finished is None and self.held is None
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether it is an actor whose calls have all ended: open, and yet there is a result."""
-        if not (self.is_actor and self.is_open) or self.is_pending:
-            return False
-        # What a wait for steps left, and nobody took up, is not waited for.
-        return self.unfinished == 0 or (bool(self._edges) and self._undelivered == 0)
-
-    @property
-    def may_start(self) -> bool:
-        """Whether steps may be started now."""
-        is_held_back = self.is_paused or self.is_pending or self.cancel_requested
-        return self.is_open and not is_held_back
-
-    def status_of(self, step: StepState) -> StepStatus:
-        """The step's status as people see it: what a canceled run left open is canceled."""
-        if self._is_ended_link(step):
-            return SKIPPED if self.value_of(step.number) is None else SUCCESSFUL
-        is_left = self.finished in (RunStatus.CANCELED, RunStatus.SUCCESSFUL)
-        if is_left and not step.is_ended:
-            return CANCELED
-        return step.status
-
-    def _is_ended_link(self, step: StepState) -> bool:
-        """Whether the step is a link of a chain of tail calls that has ended, and it with it."""
-        if step.status is not RUNNING or step.opened is None:
-            return False
-        return self.scopes[self.scopes[step.opened].head].delivered
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all steps, in order."""
-        return [step.name for step in self.steps]
-
-    def find_step(self, name: str) -> StepState | None:
-        """The step of this name, or of this call of an actor, if the run has one (yet)."""
-        number = self._names.find(name)
-        if number is None:
-            number = self._calls.get(name)
-        return None if number is None else self.steps[number]
-
-    def name_counts(self) -> dict[str, int]:
-        """How many steps have asked for each name, those that lie behind included."""
-        return self._names.counts()
-
-    def value_of(self, number: int) -> Packed | None:
-        """The step's value, or None while (or because) there is none."""
-        step = self.steps[number]
-        if step.value is None and step.opened is not None:
-            return self.scopes[self.scopes[step.opened].head].result
-        return step.value
-
-    def error_of(self, number: int) -> Error | None:
-        """Why the step has no value: its own failure, or that of a step it returned.
-
-        None while its sub-graph may still succeed.
+        Raises: ImpossibleEvent if it does not follow from the ones before it.
         """
-        step = self.steps[number]
-        if step.error is None and (failures := self._failures_of(number)):
-            return failures[0].error
-        if step.error is not None or step.opened is None or self.finished is not RunStatus.FAILED:
-            return step.error
-        if self.failed_step is None:
-            return None
-        scope = self.scopes[self.steps[self.failed_step].scope]
-        while scope.owner is not None:
-            if scope.owner == number:
-                return self.error
-            scope = self.scopes[self.steps[scope.owner].scope]
-        return None
-
-    def inputs_of(self, number: int) -> list[Packed]:
-        """The values for the step's holes, in order; an absent one arrives as null."""
-        step = self.steps[number]
-        first = self.scopes[step.scope].first
-        values: list[Packed] = []
-        for entry in step.spec.inputs:
-            if type(entry) is int:
-                values.append(self.value_of(first + entry) or NOTHING)
-            elif type(entry) is list:
-                values.append(pack_list([self.value_of(first + n) or NOTHING for n in entry]))
-            elif isinstance(entry, OptionalInput):
-                value = self.value_of(first + entry.step)
-                if value is None and entry.default is not None:
-                    value = entry.default
-                values.append(value or NOTHING)
-            elif isinstance(entry, OuterInput):
-                values.append(self.value_of(entry.number) or NOTHING)
-            elif isinstance(entry, GivenInput):
-                values.append(entry.value)
-        return values
-
-    def may_be_volatile(self, number: int) -> bool:
-        """Whether the step's value need not survive a crash: it was asked for, for the step or for
-        one that returned it, and the value does not live on in that of another one: of a whole
-        scope, or of a wait for steps. A method of an actor is not carried out twice."""
-        if not self._has_volatile:
-            return False
-        step = self.steps[number]
-        action = step.spec.action
-        if number in self.scopes[step.scope].outputs or (
-            isinstance(action, PythonCall) and action.is_writer
-        ):
-            return False
-        if any(map(_hands_on, map(self.steps.__getitem__, step.dependents or ()))):
-            return False
-        while step.spec.policy.checkpoint is None:
-            owner = self.scopes[step.scope].owner
-            if owner is None:
-                return False
-            step = self.steps[owner]
-        return not step.spec.policy.checkpoint
-
-    def find_lost(self, is_there: Callable[[Packed], bool]) -> tuple[int, ...]:
-        """Steps to be carried out again, since their volatile value is gone and still needed."""
-        lost: set[int] = set()
-        looked_at = [n for n in self.volatile if self._is_needed(n)]
-        while looked_at:
-            number = looked_at.pop()
-            step = self.steps[number]
-            if number in lost or step.value is None or is_there(step.value):
-                continue
-            lost.add(number)
-            looked_at += [n for n in self._sources_of(step) if n in self.volatile]
-        return tuple(sorted(lost))
-
-    def _is_needed(self, number: int) -> bool:
-        open_failures = set(self._open_failures)  # a resume tries these afresh
-        for reader in map(self.steps.__getitem__, self.steps[number].dependents or ()):
-            if reader.opened is None and (not reader.is_ended or reader.number in open_failures):
-                return True
-        return False
-
-    def _sources_of(self, step: StepState) -> list[int]:
-        """Numbers of the steps that it reads or waits for, as often as it does, in order."""
-        first = self.scopes[step.scope].first
-        found = [first + n for n in step.spec.upstream()]
-        return found + step.spec.outer()
+        rule = RULES[type(event)]
+        # What did not follow any more when its turn came was not recorded; it must not wait here
+        # until a resume makes it look as if it did.
+        following = self.following
+        while following and following[0] != event and not self._still_follows(following[0]):
+            following.popleft()
+        if following and following[0] == event:
+            following.popleft()
+        if type(event) is not RunAdopted:
+            self.adoptions = 0
+        rule(self, event, at, graph)
 
     def settle(self) -> Event | None:
         """The next event that follows from those applied, or None. Record it, apply it, ask again.
 
         What follows belongs into the commit of its cause.
         """
-        while self._due:
-            event = self._due[0]
+        while self.following:
+            event = self.following[0]
             if self._still_follows(event):
                 return event
-            self._due.popleft()
+            self.following.popleft()
         if not self.is_open:
             return None
         if self.cancel_requested:
             return RunFinished(status=RunStatus.CANCELED)
-        if self._matched and (answer := self._answer_of_signal()) is not None:
-            return answer
+        if self.signals.fresh and (match := self.signals.match(self._is_waiting)) is not None:
+            return WaitEnded(step=match[0], value=Raw(match[1]))
         if self.is_actor or not self.steps:
             return None
         # What a wait for steps left, and nobody took up, is not waited for.
-        if self.unfinished == 0 or (self._edges and self.scopes[0].delivered):
+        if self.unfinished == 0 or (self.splits and self.scopes[0].delivered):
             return RunFinished(status=RunStatus.SUCCESSFUL)
         return None
 
-    def _answer_of_signal(self) -> Event | None:
-        """The end of a wait whose signal has come."""
-        for name in list(self._matched):
-            values = self._signals.get(name)
-            waiting = (n for n in self._waiting_for.get(name, ()) if self._is_waiting(n))
-            number = next(waiting, None) if values else None
-            if values and number is not None:
-                return WaitEnded(step=number, value=Raw(values[0]))
-            del self._matched[name]
-        return None
+    def _still_follows(self, event: Event) -> bool:
+        if isinstance(event, StepSkipped):
+            return self.steps[event.step].status is WAITING
+        if isinstance(event, ScopeClosed):
+            return not self.steps[event.step].is_ended
+        if isinstance(event, WaitEnded | StepFailed):
+            return self.is_open and self.steps[event.step].status is RUNNING
+        return self.is_open
 
     def _is_waiting(self, number: int) -> bool:
         return self.steps[number].status is RUNNING
@@ -334,14 +104,14 @@ class Run:
         Each is to be recorded before the next is asked for: what the first leads to may be the end
         of others.
         """
-        while self.is_open and self._later and self._later[0][0] <= now:
-            due_at, number = heappop(self._later)
+        while self.is_open and self.later and self.later[0][0] <= now:
+            due_at, number = heappop(self.later)
             step = self.steps[number]
             if step.due_at != due_at:
                 continue
             if step.status is WAITING:
                 step.due_at = None
-                self._make_ready(step)
+                make_ready(self, step)
             elif step.status is RUNNING and isinstance(step.spec.action, Wait):
                 yield self._end_of_patience(step, step.spec.action)
 
@@ -350,16 +120,16 @@ class Run:
         if action.kind is WaitKind.TIMER:
             return WaitEnded(step=step.number, value=Raw(NOTHING))
         if action.kind is WaitKind.STEPS:
-            return self._split(step, action)
+            return split_of(self, step, action)
         text = f"step {step.name!r} got no signal {action.name!r} within {action.seconds:g} s"
         error = Error(type="weftline.errors.StepTimeoutError", text=text)
         return StepFailed(step=step.number, attempt=step.attempt + 1, error=error, is_timeout=True)
 
     def next_due(self) -> float | None:
         """The earliest time at which `due` may have news."""
-        while self._later and self.steps[self._later[0][1]].due_at != self._later[0][0]:
-            heappop(self._later)  # begun, ended or dropped since
-        return self._later[0][0] if self._later and self.is_open else None
+        while self.later and self.steps[self.later[0][1]].due_at != self.later[0][0]:
+            heappop(self.later)  # begun, ended or dropped since
+        return self.later[0][0] if self.later and self.is_open else None
 
     def begin_wait(self, number: int, now: float) -> WaitBegun:
         """The event that begins the READY wait step `number`."""
@@ -370,7 +140,7 @@ class Run:
 
     def lay_down(self) -> ActorRested:
         """The event that leaves the steps of an actor at rest behind it."""
-        signals = {name: [Raw(value) for value in values] for name, values in self._signals.items()}
+        signals = {name: list(map(Raw, values)) for name, values in self.signals.kept().items()}
         return ActorRested(
             first=self.laid_down + len(self.steps),
             names=self.name_counts(),
@@ -395,825 +165,13 @@ class Run:
             return None
         return now + policy.delay_s(tried, luck)
 
-    # -- one rule an event ----------------------------------------------------------------------
-
-    def apply(self, event: Event, at: float, graph: Graph | None = None) -> None:
-        """Take `event`, recorded at `at`, into the run; `graph` for events that bring one.
-
-        Raises: ImpossibleEvent if it does not follow from the ones before it.
-        """
-        rule = _RULES[type(event)]
-        # What did not follow any more when its turn came was not recorded; it must not wait here
-        # until a resume makes it look as if it did.
-        while self._due and self._due[0] != event and not self._still_follows(self._due[0]):
-            self._due.popleft()
-        if self._due and self._due[0] == event:
-            self._due.popleft()
-        if type(event) is not RunAdopted:
-            self.adoptions = 0
-        rule(self, event, at, graph)
-
-    def _still_follows(self, event: Event) -> bool:
-        if isinstance(event, StepSkipped):
-            return self.steps[event.step].status is WAITING
-        if isinstance(event, ScopeClosed):
-            return not self.steps[event.step].is_ended
-        if isinstance(event, WaitEnded | StepFailed):
-            return self.is_open and self.steps[event.step].status is RUNNING
-        return self.is_open
-
-    def _submitted(self, event: RunSubmitted, at: float, graph: Graph | None) -> None:
-        if self.steps:
-            raise ImpossibleEvent("a run is submitted once")
-        self.submitted_at = at
-        self.started_at = None if event.is_pending else at
-        self.is_pending, self.is_actor = event.is_pending, event.is_actor
-        self.group = event.group
-        self.warnings += event.warnings
-        opened = self._open_scope(None, _needed(graph))
-        if self.is_actor:
-            self._last_call = opened.first
-
-    def _begun(self, event: RunBegun, at: float, graph: Graph | None) -> None:
-        if not (self.is_pending and self.is_open):
-            raise ImpossibleEvent("a run begins once, and not after its end")
-        self.is_pending, self.started_at = False, at
-        self._refill()
-
-    def _adopted(self, event: RunAdopted, at: float, graph: Graph | None) -> None:
-        self.adoptions += 1
-        self.warnings += event.warnings
-        for step in self.steps:
-            if step.status is RUNNING and step.opened is None:
-                if not isinstance(step.spec.action, Wait):
-                    step.status = READY
-        if event.lost:
-            self._lose_values(event.lost)
-        self._refill()
-        if self.adoptions >= MAX_ADOPTIONS and self.is_open:
-            reason = f"it was adopted {self.adoptions} times without getting any further"
-            self._due.append(Quarantined(reason=reason))
-
-    def _resumed(self, event: RunResumed, at: float, graph: Graph | None) -> None:
-        if self.finished is RunStatus.SUCCESSFUL:
-            raise ImpossibleEvent("a successful run is not resumed")
-        was_canceled = self.finished is RunStatus.CANCELED
-        self.finished = self.error = self.failed_step = self.held = self.ended_at = None
-        self.cancel_requested = self.is_paused = False
-        self.is_pending = event.is_pending
-        self.started_at = at
-        for number in self._open_failures:
-            step = self.steps[number]
-            # Not joined: something it reads was lost, and comes first.
-            step.status = READY if step.joined else WAITING
-            step.error, step.tries = None, 0
-        self._open_failures.clear()
-        for step in self.steps:
-            if step.is_ended:
-                continue
-            step.losses = 0
-            if step.status is WAITING and step.due_at is not None:
-                step.status, step.due_at = READY, None
-            elif step.status is RUNNING and step.opened is None:
-                if was_canceled and not isinstance(step.spec.action, Wait):
-                    step.status = READY
-        self._later = [(s.due_at, s.number) for s in self.steps if s.due_at is not None]
-        heapify(self._later)
-        self._refill()
-        for number in self._edges:  # meanwhile enough may have ended
-            self._look_at_split(self.steps[number])
-
-    def _started(self, event: StepStarted, at: float, graph: Graph | None) -> None:
-        step = self._open_step(event.step, event.attempt)
-        step.status = RUNNING
-        step.started_at = event.started_at or at
-        self._count_attempt(step, event.attempt)
-
-    def _succeeded(self, event: StepSucceeded, at: float, graph: Graph | None) -> None:
-        step = self._open_step(event.step, event.attempt)
-        self._count_attempt(step, event.attempt)
-        step.started_at = event.started_at or step.started_at or at
-        if event.is_volatile:
-            self.volatile.add(step.number)
-        if event.state is not UNSET:
-            self.state = bytes(event.state)
-        if self.is_actor:
-            self._pass_state_on(step)
-        self._succeed(step, bytes(event.value), at)
-
-    def _failed(self, event: StepFailed, at: float, graph: Graph | None) -> None:
-        step = self._open_step(event.step, event.attempt)
-        self._count_attempt(step, event.attempt)
-        step.started_at = event.started_at or step.started_at or at
-        step.tries += 1
-        step.losses = 0
-        if event.retry_at is not None:
-            step.status, step.due_at = WAITING, event.retry_at
-            heappush(self._later, (event.retry_at, step.number))
-            return
-        if self.is_actor:
-            self._pass_state_on(step)
-        action = step.spec.action
-        causes: list[StepState] = []
-        if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
-            self._waiting_for[action.name or ""].remove(step.number)
-        elif isinstance(action, Wait) and step.number in self._edges:
-            causes = self._failures_among(self._ended_sources(step, action))
-        self._fail(step, event.error, at, causes)
-
-    def _lost(self, event: StepLost, at: float, graph: Graph | None) -> None:
-        step = self._open_step(event.step, event.attempt)
-        self._count_attempt(step, event.attempt)
-        step.losses += 1
-        self._make_ready(step)
-        if step.losses >= MAX_LOSSES and self.is_open:
-            reason = (
-                f"step {step.name!r} ended its process {step.losses} times in a row"
-                f" (last: {event.reason})"
-            )
-            self._due.append(Quarantined(reason=reason, step=step.number))
-
-    def _skipped(self, event: StepSkipped, at: float, graph: Graph | None) -> None:
-        step = self._step(event.step)
-        if step.status is not WAITING:
-            raise ImpossibleEvent(f"step {step.name!r} is {step.status} and cannot be skipped")
-        self._end(step, SKIPPED, None, at)
-
-    def _decided(self, event: ConditionDecided, at: float, graph: Graph | None) -> None:
-        step = self._step(event.step)
-        is_due = step.spec.when is not None and step.joined
-        if step.status is not WAITING or step.condition is not None or not is_due:
-            raise ImpossibleEvent(
-                f"the condition of step {step.name!r} is decided once, in its time"
-            )
-        step.condition = event.holds
-        if event.holds:
-            self._make_ready(step)
-        else:
-            self._due.append(StepSkipped(step=step.number, reason="its condition does not hold"))
-
-    def _extended(self, event: GraphExtended, at: float, graph: Graph | None) -> None:
-        step = self._open_step(event.step, event.attempt)
-        self._count_attempt(step, event.attempt)
-        step.started_at = event.started_at or step.started_at or at
-        step.status, step.returned_at = RUNNING, at
-        step.losses = 0
-        if event.state is not UNSET:
-            self.state = bytes(event.state)
-        if self.is_actor:
-            self._pass_state_on(step)
-        self._open_scope(step, _needed(graph))
-
-    def _wait_begun(self, event: WaitBegun, at: float, graph: Graph | None) -> None:
-        step = self._open_step(event.step, None)
-        step.status, step.started_at, step.due_at = RUNNING, at, event.until
-        if event.until is not None:
-            heappush(self._later, (event.until, step.number))
-        action = step.spec.action
-        assert isinstance(action, Wait)
-        if action.kind is WaitKind.SIGNAL:
-            name = action.name or ""
-            self._waiting_for.setdefault(name, deque()).append(step.number)
-            self._matched[name] = None
-        elif action.kind is WaitKind.STEPS:
-            self._look_at_split(step)
-        elif action.kind is WaitKind.VALUE:
-            (value,) = self.inputs_of(step.number)
-            self._due.append(WaitEnded(step=step.number, value=Raw(value)))
-
-    def _wait_ended(self, event: WaitEnded, at: float, graph: Graph | None) -> None:
-        step = self._step(event.step)
-        is_waiting = step.status is RUNNING and isinstance(step.spec.action, Wait)
-        if not is_waiting or self.finished is RunStatus.CANCELED:
-            raise ImpossibleEvent(f"step {step.name!r} does not wait")
-        action = step.spec.action
-        if isinstance(action, Wait) and action.kind is WaitKind.SIGNAL:
-            name = action.name or ""
-            if not self._signals.get(name):
-                raise ImpossibleEvent(f"no signal {name!r} has come for step {step.name!r}")
-            self._waiting_for[name].remove(step.number)
-            self._signals[name].popleft()
-            if not self._signals[name]:
-                del self._signals[name]
-        step.due_at = None
-        self._succeed(step, bytes(event.value), at)
-
-    def _signaled(self, event: SignalReceived, at: float, graph: Graph | None) -> None:
-        if self.finished is RunStatus.SUCCESSFUL:
-            raise ImpossibleEvent("a successful run takes no signals")
-        self._signals.setdefault(event.name, deque()).append(bytes(event.value))
-        self._matched[event.name] = None
-
-    def _called(self, event: CallReceived, at: float, graph: Graph | None) -> None:
-        if not self.is_actor:
-            raise ImpossibleEvent("the run is no actor: it takes no calls")
-        graph = Graph(steps=decode_pages([event.steps]), output=0)
-        problems = problems_of(graph)
-        if problems or any(
-            not 0 <= n < len(self.steps) for step in graph.steps for n in step.outer()
-        ):
-            text = "; ".join(problems) or "it reads a step that the run does not have"
-            raise ImpossibleEvent(f"a call that cannot be carried out: {text}")
-        previous = None if self._last_call is None else self.steps[self._last_call]
-        self._last_call = self._open_scope(None, graph, previous).first
-        if event.call:
-            self._calls[event.call] = self._last_call
-
-    def _rested(self, event: ActorRested, at: float, graph: Graph | None) -> None:
-        if self.steps and not self.is_at_rest:
-            raise ImpossibleEvent("the actor has calls that have not ended")
-        self.is_actor, self.submitted_at = True, event.submitted_at
-        self.started_at = event.started_at
-        self.laid_down = event.first
-        self.state = None if event.state is UNSET else bytes(event.state)
-        self.value = None if event.value is UNSET else bytes(event.value)
-        self.succeeded = event.first
-        self._names = Names(event.names)
-        self._signals = {name: deque(map(bytes, values)) for name, values in event.signals.items()}
-        # Everything else that names steps by their numbers.
-        dropped = [step.number for step in self.steps if step.may_begin]
-        for named in (self._later, self._calls, self._waiting_for, self._edges, self._dooms):
-            named.clear()
-        self._causes.clear()
-        self.volatile.clear()
-        self.undecided.clear()
-        self._hopeless.clear()
-        self._open_failures.clear()
-        self.unfinished = self._undelivered = 0
-        self.steps, self.scopes, self._last_call = [], [], None
-        self._refill()
-        self.dropped += dropped
-
-    def _scope_closed(self, event: ScopeClosed, at: float, graph: Graph | None) -> None:
-        owner = self._step(event.step)
-        if owner.opened is None or owner.is_ended:
-            raise ImpossibleEvent(f"step {owner.name!r} has no open scope")
-        open_scopes = [owner.opened]
-        while open_scopes:
-            scope = self.scopes[open_scopes.pop()]
-            if scope.closed:
-                continue
-            scope.closed = True
-            open_scopes += scope.inner or ()
-            for step in self.steps[scope.first : scope.first + scope.count]:
-                if not step.is_ended and not self._is_ended_link(step):
-                    if step.may_begin:
-                        self.dropped.append(step.number)
-                    step.status, step.ended_at, step.due_at = CANCELED, at, None
-                    self.unfinished -= 1
-                    if self.is_actor:
-                        self._pass_state_on(step)
-        still_open = [n for n in self._open_failures if not self.scopes[self.steps[n].scope].closed]
-        self.unfinished -= len(self._open_failures) - len(still_open)
-        self._open_failures = still_open
-        self._end(owner, SUCCESSFUL, pack_caught(None, event.error), at)
-
-    def _canceling(self, event: CancelRequested, at: float, graph: Graph | None) -> None:
-        if self.finished is RunStatus.SUCCESSFUL:
-            raise ImpossibleEvent("a successful run is not canceled")
-        self.cancel_requested = True
-        self.finished = self.held = None
-
-    def _paused(self, event: PauseChanged, at: float, graph: Graph | None) -> None:
-        self.is_paused = event.paused
-        if not event.paused:
-            self._refill()
-
-    def _quarantined(self, event: Quarantined, at: float, graph: Graph | None) -> None:
-        self.held = event.reason
-        self.failed_step = event.step
-
-    def _run_finished(self, event: RunFinished, at: float, graph: Graph | None) -> None:
-        if not self.is_open:
-            raise ImpossibleEvent(f"the run is {self.status} already")
-        self.finished, self.error, self.ended_at = event.status, event.error, at
-        self.failed_step = event.step
-        is_left = event.status is RunStatus.CANCELED or bool(self._edges)
-        if is_left and event.status is not RunStatus.FAILED:
-            self.dropped += [step.number for step in self.steps if step.may_begin]
-        if event.status is RunStatus.SUCCESSFUL:
-            self.value = self.scopes[0].result or NOTHING
-
-    # -- what the rules share -------------------------------------------------------------------
-
-    def _step(self, number: int) -> StepState:
-        if not 0 <= number < len(self.steps):
-            raise ImpossibleEvent(f"the run has no step number {number}")
-        return self.steps[number]
-
-    def _open_step(self, number: int, attempt: int | None) -> StepState:
-        step = self._step(number)
-        is_over = self.finished in (RunStatus.CANCELED, RunStatus.SUCCESSFUL)
-        if not step.may_begin or is_over:
-            what = "returned steps" if step.opened is not None else f"is {step.status}"
-            raise ImpossibleEvent(f"step {step.name!r} {what}: no attempt of it can do anything")
-        if attempt is not None and attempt < step.attempt + (step.status is not RUNNING):
-            raise ImpossibleEvent(f"attempt {attempt} of step {step.name!r} is not its latest")
-        return step
-
-    def _count_attempt(self, step: StepState, attempt: int) -> None:
-        step.attempt = attempt
-        step.due_at = None
-
-    def _make_ready(self, step: StepState) -> None:
-        step.status = READY
-        action = step.spec.action
-        if type(action) is not PythonCall:
-            self.beginning.append(step.number)
-        elif action.is_writer and self._writer not in (None, step.number):
-            self._writers.append(step.number)
-        else:
-            if action.is_writer:
-                self._writer = step.number
-            self.ready.append(step.number)
-
-    def _refill(self) -> None:
-        """List anew what may be started."""
-        self.generation += 1
-        self.ready, self.beginning = deque(), deque()
-        self.dropped.clear()
-        self._writers.clear()
-        if self._writer is not None:
-            is_there = self._writer < len(self.steps)
-            if not is_there or not self.steps[self._writer].may_begin:
-                self._writer = None
-        for step in self.steps:
-            if step.status is READY:
-                self._make_ready(step)
-
-    def _pass_state_on(self, step: StepState) -> None:
-        """The step has done with the actor's state: the next one may have it."""
-        if self._writer != step.number:
-            return
-        self._writer = None
-        while self._writers:
-            following = self.steps[self._writers.popleft()]
-            if following.status is READY:
-                self._make_ready(following)
-                return
-
-    def _lose_values(self, lost: tuple[int, ...]) -> None:
-        """What was read from these steps has to be made again."""
-        for number in lost:
-            step = self.steps[number]
-            if step.status is not SUCCESSFUL or number not in self.volatile:
-                raise ImpossibleEvent(f"step {step.name!r} has no value that could be lost")
-            step.status, step.value, step.ended_at = WAITING, None, None
-            step.joined = False
-            self.volatile.discard(number)
-            self.unfinished += 1
-            self.succeeded -= 1
-        for number in lost:
-            step = self.steps[number]
-            for reader in map(self.steps.__getitem__, step.dependents or ()):
-                is_open = not reader.is_ended or reader.number in self._open_failures
-                if is_open and reader.number not in lost:
-                    reader.waiting_on += 1
-                    if reader.status is not RUNNING:
-                        reader.joined, reader.due_at = False, None
-                        if reader.number in self.undecided:
-                            self.undecided.remove(reader.number)
-                    if reader.status is READY:
-                        reader.status = WAITING
-            step.waiting_on = sum(not self._has_ended(n) for n in self._sources_of(step))
-            if step.waiting_on == 0:
-                self._free(step)
-
-    def _has_ended(self, number: int) -> bool:
-        """Whether nothing can be expected of the step, as those see it that read it."""
-        step = self.steps[number]
-        if step.status is FAILED:
-            return number not in self._open_failures
-        return step.is_ended or self._is_ended_link(step) or bool(self._failures_of(number))
-
-    def _free(self, step: StepState) -> None:
-        """All that the step waited for has ended: READY, unless its condition is undecided."""
-        step.joined = True
-        if step.spec.when is not None and step.condition is None:
-            self.undecided.append(step.number)
-        else:
-            self._make_ready(step)
-
-    def _open_scope(
-        self, owner: StepState | None, graph: Graph, after: StepState | None = None
-    ) -> Scope:
-        """Take in a sub-graph; its steps begin when `after`, if given, has ended."""
-        first, number = len(self.steps), len(self.scopes)
-        scope = Scope(None if owner is None else owner.number, first, graph)
-        scope.head = number
-        if owner is not None:
-            owner.opened = number
-            around = self.scopes[owner.scope]
-            if around.inner is None:
-                around.inner = []
-            around.inner.append(number)
-            scope.catching = number if owner.spec.policy.catch else around.catching
-            is_tail = owner.number == around.output and around.owner is not None
-            if is_tail and not owner.spec.policy.catch and not isinstance(scope.output, list):
-                scope.head = around.head
-                head = self.scopes[scope.head]
-                head.chained += 1
-                if owner.dependents:
-                    head.followers = head.followers or []
-                    head.followers += owner.dependents
-                    owner.dependents = None
-        else:
-            self._undelivered += 1
-        self.scopes.append(scope)
-        self.unfinished += len(graph.steps)
-        steps = self.steps
-        for position, spec in enumerate(graph.steps, first):
-            steps.append(StepState(position, self._names.add(spec.name, position), spec, number))
-            if spec.policy is not DEFAULT_POLICY and spec.policy.checkpoint is False:
-                self._has_volatile = True
-        lacking: list[tuple[StepState, list[StepState]]] = []
-        for step in steps[first:]:
-            spec = step.spec
-            for source in spec.upstream():
-                upstream = steps[first + source]
-                if upstream.dependents is None:
-                    upstream.dependents = [step.number]
-                else:
-                    upstream.dependents.append(step.number)
-                step.waiting_on += 1
-            for source in spec.outer() if spec.inputs else ():
-                if causes := self._read_outer(step, source):
-                    lacking.append((step, causes))
-            if after is not None:
-                self._read_outer(step, after.number)
-            if _waits_for_steps(step):
-                self._edges[step.number] = sum(1 for _ in spec.upstream()) + len(spec.outer())
-                self._free(step)  # it is the wait itself that waits for them
-            elif step.waiting_on == 0:
-                self._join(step)
-        for step, causes in lacking:
-            self._go_without(step, causes)
-        return scope
-
-    def _read_outer(self, step: StepState, number: int) -> list[StepState]:
-        """Let the step wait for one that the run had before it. Gives failures, borne so far, by
-        which that one has no value, when the step cannot do without it."""
-        source, causes = self._step(number), self._failures_of(number)
-        if self._has_ended(number) and not causes:
-            step.lacks |= self.value_of(number) is None
-            return []
-        opened = None if source.opened is None else self.scopes[source.opened]
-        if opened is not None and self.scopes[opened.head] is not opened:
-            head = self.scopes[opened.head]  # its value comes from the end of its chain
-            head.followers = [*(head.followers or ()), step.number]
-        else:
-            source.dependents = [*(source.dependents or ()), step.number]
-        if causes and _does_without(step, source):
-            return []
-        step.waiting_on += 1
-        return causes
-
-    # -- waiting for some of many steps ---------------------------------------------------------
-
-    def _look_at_split(self, step: StepState) -> None:
-        """End a wait for steps if it has begun and enough of them have ended."""
-        action = step.spec.action
-        assert isinstance(action, Wait)
-        # Edges are counted, sources may be read twice: this is what costs nothing to know.
-        if step.status is not RUNNING or (
-            self._edges[step.number] - step.waiting_on < action.count and step.waiting_on
-        ):
-            return
-        sources = set(self._sources_of(step))
-        if sum(map(self._has_ended, sources)) >= min(action.count, len(sources)):
-            self._due.append(self._split(step, action))
-
-    def _ended_sources(self, step: StepState, action: Wait) -> list[int]:
-        """The first steps that have ended of those that it waits for, as many as it asks for."""
-        sources = dict.fromkeys(self._sources_of(step))
-        return [n for n in sources if self._has_ended(n)][: action.count]
-
-    def _split(self, step: StepState, action: Wait) -> Event:
-        """What a wait for steps found ended; its failure when one of those has failed."""
-        ready = self._ended_sources(step, action)
-        if causes := self._failures_among(ready):
-            error = causes[0].error
-            assert error is not None
-            return StepFailed(step=step.number, attempt=step.attempt + 1, error=error)
-        is_ready = set(ready)
-        left = [n for n in dict.fromkeys(self._sources_of(step)) if n not in is_ready]
-        values = [self.value_of(n) or NOTHING for n in ready]
-        return WaitEnded(step=step.number, value=Raw(pack_split(values, self.run_id, left)))
-
-    def _failures_of(self, number: int) -> list[StepState]:
-        """The failures, borne so far, by which the step gets no value: its own, or others'."""
-        step = self.steps[number]
-        if step.status is FAILED:
-            return [] if number in self._open_failures else [step]
-        if not self._hopeless:
-            return []
-        if step.opened is not None:  # a link of a chain fares as the chain's first step does
-            number = self.scopes[self.scopes[step.opened].head].owner or 0
-        return [self.steps[n] for n in self._hopeless.get(number, ())]
-
-    def _failures_among(self, numbers: Iterable[int]) -> list[StepState]:
-        return [failed for number in numbers for failed in self._failures_of(number)]
-
-    def _readers_of(self, number: int) -> list[int]:
-        """Steps that wait for the step's value, once an edge."""
-        step = self.steps[number]
-        found = list(step.dependents or ())
-        if step.opened is not None:
-            head = self.scopes[self.scopes[step.opened].head]
-            if head.owner == number:
-                found += head.followers or ()
-        return found
-
-    def _foresee(self, first: StepState) -> tuple[list[int], StepState | None]:
-        """What gets no value when this step has none: itself, what reads it, whose output it is,
-        and so on, as far as the waits for some of many steps, which do without. The second is a
-        step that cannot, if there is one."""
-        doomed = {first.number: None}
-        left = [first]
-        while left:
-            step = left.pop()
-            scope = self.scopes[step.scope]
-            readers = self._readers_of(step.number)
-            catcher = self._catcher(step)
-            is_late = catcher is not None and catcher.is_ended
-            following: list[StepState] = []
-            if step.number in scope.outputs:
-                owner = self.scopes[scope.head].owner
-                if owner is None or (self.steps[owner].spec.policy.catch and not is_late):
-                    return list(doomed), step
-                following.append(self.steps[owner])
-            elif not readers and not is_late:
-                return list(doomed), step
-            for reader in map(self.steps.__getitem__, readers):
-                if reader.is_ended or _does_without(reader, step):
-                    continue
-                if reader.spec.join is not Join.ALL_SUCCEEDED and not is_late:
-                    return list(doomed), reader  # it bears a failure, not what lies behind one
-                following.append(reader)
-            for each in following:
-                if not each.is_ended and each.number not in doomed:
-                    doomed[each.number] = None
-                    left.append(each)
-        return list(doomed), None
-
-    def _go_without(self, step: StepState, causes: list[StepState]) -> None:
-        """The step reads what failures, of no consequence so far, have left without a value."""
-        doomed, needing = self._foresee(step)
-        if needing is None:
-            for failed in causes:
-                self._doom(doomed, failed)
-            return
-        error = causes[0].error
-        assert error is not None
-        catcher = self._catcher(step)
-        is_late = catcher is not None and catcher.is_ended
-        self._climb(needing if is_late else step, error, causes[0], causes)
-
-    def _bear(self, failed: StepState, doomed: list[int], at: float) -> None:
-        """What this failure prevents is needed by nobody: it is of no consequence so far."""
-        failed.status, failed.ended_at, failed.losses = FAILED, at, 0
-        self.unfinished -= 1
-        self._doom(doomed, failed)
-
-    def _doom(self, doomed: list[int], failed: StepState) -> None:
-        """These steps get no value because of the failure; who does without knows it now."""
-        self._dooms.setdefault(failed.number, [failed.number]).extend(doomed)
-        readers: list[int] = []
-        for number in doomed:
-            known = self._hopeless.setdefault(number, [])
-            if not known:
-                readers += self._bearing_readers(number)
-            if failed.number not in known:
-                known.append(failed.number)
-        self._count_down(readers, FAILED)
-
-    def _bearing_readers(self, number: int) -> list[int]:
-        step = self.steps[number]
-        return [n for n in self._readers_of(number) if _does_without(self.steps[n], step)]
-
-    def _reopen(self, failed: Iterable[StepState]) -> None:
-        """Nobody bears these failures after all: they are open again, for a resume to try
-        afresh, and what they failed of as well."""
-        opening = list(failed)
-        while opening:
-            each = opening.pop(0)
-            if each.number in self._open_failures:
-                continue
-            opening += [self.steps[n] for n in self._causes.pop(each.number, ())]
-            self._open_failures.append(each.number)
-            self.unfinished += 1
-            for number in dict.fromkeys(self._dooms.pop(each.number, (each.number,))):
-                known = self._hopeless.get(number, [])
-                if each.number in known:
-                    known.remove(each.number)
-                if known:
-                    continue
-                self._hopeless.pop(number, None)
-                for reader in self._bearing_readers(number):
-                    self.steps[reader].waiting_on += 1
-
-    def _end(self, step: StepState, status: StepStatus, value: Packed | None, at: float) -> None:
-        """End the step, and every owner whose output that settles."""
-        while True:
-            step.status, step.value, step.ended_at = status, value, at
-            step.losses = 0
-            self._count_ended(1, step.dependents, status)
-            scope = self.scopes[step.scope]
-            is_pair = step.spec.policy.catch
-            if isinstance(scope.output, list):
-                if step.number not in scope.outputs:
-                    return
-                scope.left -= 1
-                if scope.left:
-                    return
-                value = pack_list([self.value_of(n) or NOTHING for n in scope.output])
-                status, is_pair = SUCCESSFUL, False
-            elif scope.output != step.number:
-                return
-            head = self.scopes[scope.head]
-            head.result, head.delivered = value, True
-            if head.owner is None:
-                self._undelivered -= 1
-                if self.is_actor:
-                    self.value = value
-                return
-            self._count_ended(head.chained, head.followers, status)
-            step = self.steps[head.owner]
-            # One flat pair: an output step that catches itself has made the pair already.
-            if value is not None and step.spec.policy.catch and not is_pair:
-                value = pack_caught(value, None)
-
-    def _count_ended(self, count: int, dependents: list[int] | None, status: StepStatus) -> None:
-        self.unfinished -= count
-        if status is SUCCESSFUL:
-            self.succeeded += count
-        if dependents:
-            self._count_down(dependents, status)
-
-    def _succeed(self, step: StepState, value: Packed, at: float) -> None:
-        self._end(
-            step, SUCCESSFUL, pack_caught(value, None) if step.spec.policy.catch else value, at
-        )
-
-    def _fail(
-        self, step: StepState, error: Error, at: float, causes: Sequence[StepState] = ()
-    ) -> None:
-        """The step has failed for good; its failure becomes a value, is borne, or climbs. `causes`
-        are failures that were borne so far, and are what it failed of."""
-        step.error = error
-        if step.spec.policy.catch:
-            self._end(step, SUCCESSFUL, pack_caught(None, error), at)
-            return
-        if causes:
-            self._causes[step.number] = [each.number for each in causes]
-        readers = [self.steps[n] for n in step.dependents or ()]
-        is_output = step.number in self.scopes[step.scope].outputs
-        step.status = FAILED  # as whoever does without it must see it
-        if readers and not is_output and all(_does_without(reader, step) for reader in readers):
-            self._end(step, FAILED, None, at)
-            return
-        catcher = self._catcher(step)
-        is_late = catcher is not None and catcher.is_ended
-        origin = step
-        if self._edges:
-            doomed, needing = self._foresee(step)
-            if needing is None:
-                self._bear(step, doomed, at)
-                return
-            origin = needing if is_late else step
-        elif is_late:
-            self._end(step, FAILED, None, at)  # its scope has delivered: too late to matter
-            return
-        step.ended_at = at
-        self._open_failures.append(step.number)
-        self._climb(origin, error, step, causes)
-
-    def _catcher(self, step: StepState) -> StepState | None:
-        """The step that catches what this one fails of; None: it fails the run."""
-        catching = self.scopes[step.scope].catching
-        owner = None if catching < 0 else self.scopes[catching].owner
-        return None if owner is None else self.steps[owner]
-
-    def _climb(
-        self, origin: StepState, error: Error, failed: StepState, causes: Sequence[StepState] = ()
-    ) -> None:
-        """The failure reaches whoever catches what `origin` is part of; else it is the run's, and
-        a resume tries its causes afresh."""
-        catcher = self._catcher(origin)
-        number = causes[0].number if causes else failed.number
-        while number in self._causes:
-            number = self._causes[number][0]
-        if catcher is None:
-            self._reopen(causes)
-            finished = RunFinished(status=RunStatus.FAILED, error=error, step=number)
-            self._due.append(finished)
-        else:
-            self._due.append(ScopeClosed(step=catcher.number, error=error, failed=number))
-
-    def _count_down(self, dependents: Iterable[int], status: StepStatus) -> None:
-        stuck: list[StepState] = []
-        for number in dependents:
-            step = self.steps[number]
-            step.waiting_on -= 1
-            if step.joined or step.status is not WAITING:
-                if number in self._edges:
-                    self._look_at_split(step)
-                continue
-            join = step.spec.join
-            if join is Join.ONE_SUCCEEDED:
-                if status is SUCCESSFUL:
-                    self._free(step)
-                elif step.waiting_on == 0:
-                    stuck.append(step)
-                continue
-            step.lacks |= status is not SUCCESSFUL
-            if not step.waiting_on:
-                self._join(step)
-        for step in stuck:
-            self._none_succeeded(step)
-
-    def _join(self, step: StepState) -> None:
-        """All inputs of the step have ended; without one that it needs, it is skipped."""
-        is_needing = step.spec.join is Join.ALL_SUCCEEDED
-        if is_needing and step.lacks and not self._bears_absence(step):
-            self._due.append(StepSkipped(step=step.number, reason="an input was skipped"))
-        else:
-            self._free(step)
-
-    def _bears_absence(self, step: StepState) -> bool:
-        """Whether every ended input without a value has a default."""
-        if any(self.value_of(n) is None for n in step.spec.outer()):
-            return False
-        first = self.scopes[step.scope].first
-        with_default = {
-            first + entry.step
-            for entry in step.spec.inputs
-            if isinstance(entry, OptionalInput) and entry.default is not None
-        }
-        return all(
-            first + n in with_default
-            for n in step.spec.upstream()
-            if self.steps[first + n].status in (SKIPPED, FAILED)
-        )
-
-    def _none_succeeded(self, step: StepState) -> None:
-        """No input of a `one succeeded` join succeeded: the failures climb, or it is skipped."""
-        first = self.scopes[step.scope].first
-        sources = {first + n for n in step.spec.upstream()}
-        failed = [self.steps[n] for n in sorted(sources) if self.steps[n].status is FAILED]
-        if not failed:
-            self._due.append(StepSkipped(step=step.number, reason="none of its inputs succeeded"))
-            return
-        assert failed[0].error is not None
-        self._climb(failed[0], failed[0].error, failed[0], failed)
-
-
-def _hands_on(reader: StepState) -> bool:
-    """Whether the values that the step reads live on in its own."""
-    action = reader.spec.action
-    return isinstance(action, Wait) and action.kind in (WaitKind.STEPS, WaitKind.VALUE)
-
-
-def _waits_for_steps(step: StepState) -> bool:
-    action = step.spec.action
-    return type(action) is Wait and action.kind is WaitKind.STEPS
-
-
-def _does_without(reader: StepState, source: StepState) -> bool:
-    """Whether it may be of no consequence to the reader that the source has no value."""
-    is_borne = source.status is FAILED and reader.spec.join is not Join.ALL_SUCCEEDED
-    return is_borne or _waits_for_steps(reader)
-
-
-def _needed(graph: Graph | None) -> Graph:
-    if graph is None:
-        raise ImpossibleEvent("the event names a graph that is not there")
-    return graph
-
-
-_RULES: dict[type[Event], Callable[..., None]] = {
-    RunSubmitted: Run._submitted,
-    RunBegun: Run._begun,
-    RunAdopted: Run._adopted,
-    RunResumed: Run._resumed,
-    StepStarted: Run._started,
-    StepSucceeded: Run._succeeded,
-    StepFailed: Run._failed,
-    StepLost: Run._lost,
-    StepSkipped: Run._skipped,
-    ConditionDecided: Run._decided,
-    GraphExtended: Run._extended,
-    WaitBegun: Run._wait_begun,
-    WaitEnded: Run._wait_ended,
-    SignalReceived: Run._signaled,
-    CallReceived: Run._called,
-    ActorRested: Run._rested,
-    ScopeClosed: Run._scope_closed,
-    CancelRequested: Run._canceling,
-    PauseChanged: Run._paused,
-    Quarantined: Run._quarantined,
-    RunFinished: Run._run_finished,
-}
+    def may_be_volatile(self, number: int) -> bool:
+        """Whether the step's value need not survive a crash of the machine."""
+        return self.has_volatile and may_be_volatile(self, number)
+
+    def find_lost(self, is_there: Callable[[Packed], bool]) -> tuple[int, ...]:
+        """Steps to be carried out again, since their volatile value is gone and still needed."""
+        return find_lost(self, is_there)
 
 
 def fold(

@@ -1,6 +1,7 @@
 """What a run is made of as it stands: its steps, and the sub-graphs they are part of."""
 
 from enum import StrEnum
+from typing import NamedTuple
 
 from weftline.core.graph import Graph, Step
 from weftline.core.names import with_suffix
@@ -54,7 +55,9 @@ class StepState:
         self.number, self.suffix, self.spec, self.scope = number, suffix, spec, scope
         self.status = WAITING
         self.waiting_on = 0  # edges from steps that have not ended
-        self.dependents: list[int] | None = None  # one entry an edge
+        # One entry an edge. Most steps have one reader: what such a reader reads shares a tuple,
+        # which a fan-in of 100,000 makes once.
+        self.dependents: tuple[int] | list[int] | None = None
         self.joined = False  # waits for its inputs no more
         self.lacks = False  # an input ended without a value
         self.condition: bool | None = None
@@ -79,6 +82,15 @@ class StepState:
         """Whether nothing more happens to the step (a failed one may be resumed)."""
         return self.status not in (WAITING, READY, RUNNING)
 
+    def add_dependent(self, reader: tuple[int]) -> None:
+        """Note one more edge, to the reader that is alone in the tuple."""
+        if self.dependents is None:
+            self.dependents = reader
+        elif isinstance(self.dependents, list):
+            self.dependents += reader
+        else:
+            self.dependents = [*self.dependents, *reader]
+
     @property
     def may_begin(self) -> bool:
         """Whether an attempt of it may be started or settled."""
@@ -87,6 +99,16 @@ class StepState:
         # That the time of a retry has come is no event: in a journal the next attempt of a step
         # stands right behind the failed one.
         return self.status is READY or (self.status is WAITING and self.due_at is not None)
+
+
+class Closed(NamedTuple):
+    """What was closed because of the failure of a step that returned it, by numbers."""
+
+    scopes: list[int]
+    dropped: list[int]
+    """Steps that had not ended."""
+    failed: list[int]
+    """Failures that were open."""
 
 
 class Scope:

@@ -60,7 +60,7 @@ class Field(Struct, frozen=True, array_like=True, tag="field"):
 
 class Split(Struct, frozen=True, array_like=True, tag="split"):
     """What a wait for steps came to: values of those that had ended, and the numbers of the
-    others in their run."""
+    others in their run, as an `OuterInput` has them."""
 
     ready: list["Value"]
     run_id: str
@@ -105,6 +105,10 @@ def objects_of(packed: Packed) -> set[str]:
 def pack_inline(codec: str, data: bytes) -> Packed:
     """The text of an `Inline` whose `data` is JSON text already."""
     return b'["inline","%b",%b]' % (codec.encode(), data)
+
+
+NOTHING: Packed = pack_inline("json", b"null")
+"""What a step gets where there is no value."""
 
 
 def pack_list(values: list[Packed]) -> Packed:

@@ -23,6 +23,7 @@ class WaitingFor(StrEnum):
     LIMIT = "limit"
     CONTINUE = "continue"
     RESUME = "resume"
+    CONTROLLER = "controller"
 
 
 class Waiting(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,7 +44,9 @@ class Waiting(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None
 
 
-def waits_of(run: Run, now: float, status: RunStatus | None = None) -> list[Waiting]:
+def waits_of(
+    run: Run, now: float, status: RunStatus | None = None, *, is_detached: bool = False
+) -> list[Waiting]:
     """All that the run waits for, in the order of its steps; nothing once it is over.
 
     `status` is what readers make of the run's own (RESUMABLE when nobody drives it). What runs is
@@ -51,7 +54,9 @@ def waits_of(run: Run, now: float, status: RunStatus | None = None) -> list[Wait
     """
     status = run.status if status is None else status
     if status is RunStatus.RESUMABLE:
-        return [Waiting(kind=WaitingFor.RESUME, reason=run.held)]
+        goes_on = is_detached and run.held is None
+        kind = WaitingFor.CONTROLLER if goes_on else WaitingFor.RESUME
+        return [Waiting(kind=kind, reason=run.held)]
     if status is RunStatus.PENDING:
         return [Waiting(kind=WaitingFor.LIMIT, since=run.submitted_at)]
     if not run.is_open or run.cancel_requested:

@@ -9,11 +9,11 @@ from weftline.core.actions import PythonCall
 from weftline.core.environment import Environment
 from weftline.core.events import ActorRested, Event, RunStatus, RunSubmitted, encode_event
 from weftline.core.graph import Graph
-from weftline.core.run import NOTHING, Run
+from weftline.core.run import Run
 from weftline.core.state import StepState, StepStatus
-from weftline.core.values import Error, Packed
+from weftline.core.values import NOTHING, Error, Packed
 from weftline.errors import StepNotFoundError, WeftlineError, WorkflowError
-from weftline.ports import Creation, Entry, Summary
+from weftline.ports.journal import Creation, Entry, Summary
 
 FIRST_METHOD = "__init__"
 """The name of an actor's first step; no other one is called so."""

@@ -15,7 +15,7 @@ from weftline.engine.timers import Timers
 from weftline.engine.turns import Turns
 from weftline.engine.writer import Writer
 from weftline.errors import StorageError, WorkflowError, WorkflowQueueFull, WorkflowRunningError
-from weftline.ports import Journal
+from weftline.ports.journal import Journal
 
 Accepted = Callable[[], object]
 
@@ -137,7 +137,7 @@ class Commands:
         forward: bool,
         on_accepted: Accepted | None,
     ) -> None:
-        active = self._runs.loaded.get(run_id)
+        active = self._runs.find(run_id)
         is_over = active is None or active.run.finished is RunStatus.SUCCESSFUL
         if active is None or is_over or active.run.is_open:
             text = f"run {run_id!r} " + ("has just ended" if is_over else "is running")

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from weftline.ports import Batch, Journal
+from weftline.ports.journal import Batch, Journal
 
 Outcome = set[str] | Exception
 """What a commit came to: the runs that were refused, or why nothing is known to be written."""

@@ -17,11 +17,14 @@ from msgspec import Struct
 from weftline.core.actions import PythonCall
 from weftline.core.graph import Graph, Join, Step, problems_of
 from weftline.core.policy import Placement
+from weftline.core.references import reference_problems
+from weftline.core.run import Run
 from weftline.core.state import READY, RUNNING, StepState
 from weftline.engine.active import ActiveRun, Stalled
 from weftline.engine.writer import RETRY_COMMIT_S, Writer
 from weftline.errors import InvalidWorkflow, ResourcesUnavailable, StorageFull, WeftlineError
-from weftline.ports import Attempt, Clock, Executor, Lane, Starved
+from weftline.ports.clock import Clock
+from weftline.ports.executor import Attempt, Executor, Lane, Starved
 
 RETRY_STARVED_S = 5.0
 """At most so long until a step is tried again whose result found no room."""
@@ -72,15 +75,15 @@ class Dispatcher:
 
     # -- what the executor could not do ---------------------------------------------------------
 
-    def refusal_of(self, graph: Graph, known: int = 0) -> WeftlineError | None:
-        """Why the graph cannot run here, or None; `known` steps are in the run already."""
-        found = problems_of(graph)
+    def refusal_of(
+        self, graph: Graph, run: Run | None = None, owner: int | None = None
+    ) -> WeftlineError | None:
+        """Why the graph cannot run here, or None; in `run`, `owner` returns it."""
+        found = problems_of(graph) + reference_problems(graph, run, owner)
         for step in graph.steps:
             if step.when is not None:
                 text = "has a condition, which this engine does not carry out"
                 found.append(f"step {step.name!r} {text}")
-            if step.inputs and any(not 0 <= number < known for number in step.outer()):
-                found.append(f"step {step.name!r} reads a step that its run does not have")
         if found:
             return InvalidWorkflow("the workflow cannot run: " + "; ".join(found[:20]))
         return self.lacking(graph.steps)

@@ -32,7 +32,9 @@ from weftline.engine.timers import Timers
 from weftline.engine.turns import Turns
 from weftline.engine.writer import RETRY_COMMIT_S, Writer
 from weftline.errors import ImpossibleEvent, WeftlineError, WorkflowRunningError
-from weftline.ports import Clock, Executor, Journal
+from weftline.ports.clock import Clock
+from weftline.ports.executor import Executor
+from weftline.ports.journal import Journal
 
 ASK_FOR_TURN_S = 0.1
 """How often turns to run are asked for that another process may have given back."""

@@ -23,10 +23,10 @@ from weftline.engine.parking import Parking
 from weftline.engine.recorder import Recorder
 from weftline.engine.writer import RETRY_COMMIT_S, Writer
 from weftline.errors import ImpossibleEvent, StorageError, WeftlineError
-from weftline.ports import (
+from weftline.ports.clock import Clock
+from weftline.ports.journal import (
     INBOX_AT_ONCE,
     ActorCall,
-    Clock,
     InboxEntry,
     InboxKind,
     Journal,

@@ -4,13 +4,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from weftline.core.events import RunStatus
 from weftline.engine.active import Ended, Gone
 from weftline.engine.recovery import RunReader
 from weftline.errors import StepNotFoundError, WeftlineError, WorkflowNotResumableError
-from weftline.ports import Journal, RunCatalogue, RunRecord
+from weftline.ports.journal import RunRecord, WholeJournal
 
 MIN_LOOK_S, MAX_LOOK_S = 0.005, 0.05
 """How often it is asked whether another thread or process has committed."""
@@ -19,10 +19,6 @@ LOOK_ANYWAY_S = 0.5
 """How often runs are looked at all the same: that an engine died is no commit."""
 
 Listener = Callable[[Ended | Gone], None]
-
-
-class ReadJournal(Journal, RunCatalogue, Protocol):
-    """A journal of which also its catalogue is needed."""
 
 
 def find_end(reader: RunReader) -> Ended | None:
@@ -43,7 +39,7 @@ class _Watched(NamedTuple):
 class Lookout:
     """Watches any number of runs on one thread, which lives while there are any."""
 
-    def __init__(self, journal: ReadJournal, status_of: Callable[[RunRecord], RunStatus]) -> None:
+    def __init__(self, journal: WholeJournal, status_of: Callable[[RunRecord], RunStatus]) -> None:
         self._journal, self._status_of = journal, status_of
         self._lock = threading.Lock()
         self._watched: list[_Watched] = []

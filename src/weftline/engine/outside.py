@@ -2,7 +2,6 @@
 
 import logging
 import time
-from typing import Protocol
 
 from msgspec import DecodeError
 from msgspec.structs import replace
@@ -12,15 +11,8 @@ from weftline.engine.active import ActiveRun
 from weftline.engine.inbox import news_for
 from weftline.engine.recovery import read_run
 from weftline.errors import ImpossibleEvent, WorkflowRunningError
-from weftline.ports import (
-    Batch,
-    Clock,
-    InboxEntry,
-    InboxKind,
-    Journal,
-    RunCatalogue,
-    RunChange,
-)
+from weftline.ports.clock import Clock
+from weftline.ports.journal import Batch, InboxEntry, InboxKind, RunChange, WholeJournal
 
 _KINDS = (InboxKind.CANCEL, InboxKind.PAUSE, InboxKind.CONTINUE)
 """What counts without anybody going on with the run; other news wait for who does."""
@@ -28,10 +20,6 @@ _KINDS = (InboxKind.CANCEL, InboxKind.PAUSE, InboxKind.CONTINUE)
 _TRIES = 50
 
 log = logging.getLogger("weftline.engine")
-
-
-class WholeJournal(Journal, RunCatalogue, Protocol):
-    """A journal of which also its catalogue is needed."""
 
 
 def take_in(journal: WholeJournal, run_id: str, clock: Clock = time) -> None:

@@ -6,6 +6,7 @@ from itertools import islice
 
 from msgspec import DecodeError
 
+from weftline.core.run import Run
 from weftline.engine.active import ActiveRun
 from weftline.engine.dispatcher import Dispatcher
 from weftline.engine.recovery import Recorded, read_run
@@ -13,7 +14,8 @@ from weftline.engine.runs import Runs
 from weftline.engine.timers import Timers
 from weftline.engine.writer import Writer
 from weftline.errors import ImpossibleEvent, StorageError, WorkflowNotFoundError
-from weftline.ports import Clock, Journal
+from weftline.ports.clock import Clock
+from weftline.ports.journal import Journal
 
 PARK_AFTER_S = 1.0
 """A run in which everything waits is unloaded when nothing has happened in it for so long."""
@@ -71,9 +73,7 @@ class Parking:
                 self.look_later(active)
                 continue
             self._dispatcher.let_kept_go(active, active.kept)
-            del self._runs.loaded[active.run_id]
-            self._runs.parked[active.run_id] = active
-            active.unload()
+            self._runs.park(active)
 
     def _is_quiet(self, active: ActiveRun) -> bool:
         """Whether nothing of the run is to be done before there is news."""
@@ -107,8 +107,7 @@ class Parking:
         if recorded is None or recorded.record.epoch != active.epoch:
             self._runs.lose(active)
             return True
-        del self._runs.parked[active.run_id]
-        self._load(active, recorded)
+        self._runs.unpark(active, _to_drive(recorded))
         self._timers.set(active)
         self.look_later(active)
         return True
@@ -118,10 +117,10 @@ class Parking:
 
         Raises: StorageError.
         """
-        active = self._runs.parked.get(run_id)
+        active = self._runs.find(run_id)
         if active is not None and not self.wake(active):
             raise StorageError(f"run {run_id!r} cannot be read")
-        active = self._runs.loaded.get(run_id)
+        active = self._runs.find(run_id)
         if active is not None:
             return active
         try:
@@ -140,19 +139,13 @@ class Parking:
         is_own = record.engine == self._engine_id and not self._writer.is_released(record.run_id)
         if not is_own or run.is_open:
             return None
+        run = _to_drive(recorded)
         active = ActiveRun(record.run_id, run, record.creation, record.epoch, record.last_seq)
         active.stored, active.is_owned = record.summary, True
         active.group, active.base_seq = run.group, record.summary.base_seq
         active.told_generation = run.generation
-        self._load(active, recorded)
-        return active
-
-    def _load(self, active: ActiveRun, recorded: Recorded) -> None:
-        active.run = recorded.run
-        # What was to begin has begun; what is held back is listed anew when it may.
-        active.run.ready.clear()
-        active.run.beginning.clear()
         self._runs.add(active)
+        return active
 
     # -- looking after them ---------------------------------------------------------------------
 
@@ -171,3 +164,12 @@ class Parking:
                 return
             if found is None or found[0].epoch != active.epoch:
                 self._runs.lose(active)
+
+
+def _to_drive(recorded: Recorded) -> Run:
+    """The run as it is driven on: what was to begin has begun, and what is held back is listed
+    anew when it may."""
+    run = recorded.run
+    run.ready.clear()
+    run.beginning.clear()
+    return run

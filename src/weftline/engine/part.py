@@ -3,7 +3,7 @@
 from collections import deque
 
 from weftline.engine.active import ActiveRun, Ended
-from weftline.ports import RunChange
+from weftline.ports.journal import RunChange
 
 
 class Part:

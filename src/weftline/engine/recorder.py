@@ -8,7 +8,7 @@ from weftline.engine.active import ActiveRun
 from weftline.engine.dispatcher import Dispatcher
 from weftline.engine.timers import Timers
 from weftline.engine.writer import Writer
-from weftline.ports import Clock
+from weftline.ports.clock import Clock
 
 
 class Recorder:

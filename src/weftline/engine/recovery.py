@@ -11,7 +11,7 @@ from weftline.core.graph import Graph, decode_pages
 from weftline.core.run import Run
 from weftline.core.state import StepState
 from weftline.errors import StorageError, WorkflowNotFoundError
-from weftline.ports import FROM_BASE, Journal, RunRecord
+from weftline.ports.journal import FROM_BASE, Journal, RunRecord
 
 
 class Recorded(NamedTuple):

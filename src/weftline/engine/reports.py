@@ -28,8 +28,8 @@ from weftline.errors import (
     StepMemoryError,
     StepTimeoutError,
 )
-from weftline.ports import (
-    Clock,
+from weftline.ports.clock import Clock
+from weftline.ports.executor import (
     Done,
     Extended,
     Failed,
@@ -150,7 +150,7 @@ class Reports:
         active = flight.active
         try:
             graph = Graph(steps=decode_pages(done.pages), output=done.output)
-            problem = self._dispatcher.refusal_of(graph, len(active.run.steps))
+            problem = self._dispatcher.refusal_of(graph, active.run, flight.step)
         except DecodeError as error:
             problem = InvalidWorkflow(f"the steps that it returned cannot be read: {error}")
         if problem is not None:
@@ -237,8 +237,9 @@ class Reports:
             self._parking.look_later(active)  # no commit will make anybody look
 
     def _refuse_environment(self, report: Refused) -> None:
-        for active in list(self._runs.loaded.values()):
-            if active.environment == report.environment and active.run.is_open:
+        for active in self._runs:
+            is_meant = active.is_loaded and active.environment == report.environment
+            if is_meant and active.run.is_open:
                 self._recorder.record(active, Quarantined(reason=report.reason))
 
 

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Iterator
 
 from weftline.core.events import RunStatus
-from weftline.engine.active import ActiveRun, Ended, Gone, News
+from weftline.core.run import Run
+from weftline.engine.active import UNLOADED, ActiveRun, Ended, Gone, News
 from weftline.engine.dispatcher import Dispatcher
 from weftline.engine.turns import Turns
 from weftline.engine.writer import Writer
@@ -14,50 +15,66 @@ log = logging.getLogger("weftline.engine")
 
 
 class Runs:
-    """Each is in memory or parked. Only `drives` and `open_count` may be asked by other threads."""
+    """Each is in memory or parked. Only `drives` and `open_count` may be asked by other threads;
+    so a run stays in the one table until it is forgotten, parked or not."""
 
     def __init__(self, writer: Writer, dispatcher: Dispatcher, turns: Turns) -> None:
         self._writer, self._dispatcher, self._turns = writer, dispatcher, turns
-        self.loaded: dict[str, ActiveRun] = {}
+        self._driven: dict[str, ActiveRun] = {}
         self.parked: dict[str, ActiveRun] = {}
+        """Those of them that are not in memory."""
         self.has_driven = False
         """Whether there has ever been one."""
 
     def __iter__(self) -> Iterator[ActiveRun]:
-        yield from [*self.loaded.values(), *self.parked.values()]
+        yield from list(self._driven.values())
 
     def add(self, active: ActiveRun) -> None:
         """Drive the run from now on."""
-        self.loaded[active.run_id] = active
+        self._driven[active.run_id] = active
         self.has_driven = True
+
+    def park(self, active: ActiveRun) -> None:
+        """Keep the run in memory no longer."""
+        self.parked[active.run_id] = active
+        active.unload()
+
+    def unpark(self, active: ActiveRun, run: Run) -> None:
+        """Have the run in memory again."""
+        active.run = run
+        del self.parked[active.run_id]
 
     def clear(self) -> None:
         """Drive none any more, whatever becomes of them."""
-        self.loaded.clear()
+        self._driven.clear()
         self.parked.clear()
 
     def find(self, run_id: str) -> ActiveRun | None:
         """The run, parked or not, if it is driven here."""
-        return self.loaded.get(run_id) or self.parked.get(run_id)
+        return self._driven.get(run_id)
 
     def drives(self, run_id: str) -> bool | None:
         """Whether the run goes on here; False when only steps of a failed one still run."""
-        if run_id in self.parked:
-            return True
-        active = self.loaded.get(run_id)
-        return None if active is None else active.run.is_open
+        active = self._driven.get(run_id)
+        return None if active is None else active.run.is_open  # also of one that is parked
 
     @property
     def open_count(self) -> int:
         """How many runs are driven here and have not ended; an actor at rest has."""
-        active = sum(a.run.is_open and not a.run.is_at_rest for a in list(self.loaded.values()))
-        parked = list(self.parked.values())
-        return active + sum(a.stored.status is not RunStatus.SUCCESSFUL for a in parked)
+        count = 0
+        for active in self:
+            run = active.run
+            if run is UNLOADED:
+                count += active.stored.status is not RunStatus.SUCCESSFUL
+            else:
+                count += run.is_open and not run.is_at_rest
+        return count
 
     def tell(self, news: News) -> None:
         """Tell whoever listens to any of them, as long as it is in memory."""
-        for active in self.loaded.values():
-            active.tell(news)
+        for active in self:
+            if active.is_loaded:
+                active.tell(news)
 
     # -- ends -----------------------------------------------------------------------------------
 
@@ -87,10 +104,9 @@ class Runs:
 
     def forget(self, active: ActiveRun) -> None:
         """Keep nothing of the run, and have nothing done for it any more."""
-        if self.loaded.get(active.run_id) is active:
-            del self.loaded[active.run_id]
-        if self.parked.get(active.run_id) is active:
-            del self.parked[active.run_id]
+        if self._driven.get(active.run_id) is active:
+            del self._driven[active.run_id]
+            self.parked.pop(active.run_id, None)
         self._turns.give_back(active)
         self._dispatcher.forget(active)
         self._writer.forget(active)
@@ -116,9 +132,9 @@ class Runs:
 
     def let_all_go(self) -> None:
         """Stop driving any run: the engine is stopping."""
-        for run_id in [*self.loaded, *self.parked]:
-            text = f"run {run_id!r} was let go: the engine is stopping"
-            self._leave(run_id, WorkflowError(text, run_id))
+        for active in self:
+            text = f"run {active.run_id!r} was let go: the engine is stopping"
+            self._leave(active.run_id, WorkflowError(text, active.run_id))
         self._writer.write_releases()
 
     def _leave(self, run_id: str, error: WeftlineError | None) -> bool:

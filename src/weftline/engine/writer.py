@@ -16,7 +16,8 @@ from weftline.engine.active import ActiveRun, Stalled
 from weftline.engine.committer import Committer, Outcome
 from weftline.engine.part import Part
 from weftline.errors import CommitUnknown, StorageError
-from weftline.ports import Batch, Clock, Journal, RunChange
+from weftline.ports.clock import Clock
+from weftline.ports.journal import Batch, Journal, RunChange
 
 MAX_BATCH_AGE_S = 0.005
 RETRY_COMMIT_S = 0.25

@@ -36,7 +36,7 @@ from weftline.errors import (
     find_error,
 )
 from weftline.link.contact import ANSWER_WITHIN_S, Contact, reach
-from weftline.ports import RunCatalogue, RunRecord
+from weftline.ports.journal import RunCatalogue, RunRecord
 from weftline.version import __version__
 from weftline.wire import unpack_error
 

@@ -17,6 +17,7 @@ import msgspec
 
 from weftline.control import READY_FD, log_path
 from weftline.errors import ControllerUnavailable
+from weftline.folders import make_private
 from weftline.wire import MARKER
 
 READY_WITHIN_S = 30.0
@@ -84,7 +85,7 @@ def _spawn(home: Path, variables: Mapping[str, str], ready: int) -> int:
     log = log_path(home)
     source = -1
     try:
-        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(log.parent)
         source = fcntl.fcntl(ready, fcntl.F_DUPFD_CLOEXEC, _LOWEST_SOURCE_FD)
         return os.posix_spawn(
             sys.executable,

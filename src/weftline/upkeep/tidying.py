@@ -18,17 +18,9 @@ from weftline.adapters.objects.local_upkeep import LocalUpkeep
 from weftline.adapters.objects.sharing import other_homes
 from weftline.core.events import RunStatus
 from weftline.errors import StorageError
-from weftline.ports import (
-    Clock,
-    DatabaseUpkeep,
-    EndedRun,
-    Held,
-    JournalUpkeep,
-    ObjectUpkeep,
-    Removed,
-    Space,
-    StoredFile,
-)
+from weftline.ports.clock import Clock
+from weftline.ports.objects import ObjectUpkeep, Removed, StoredFile
+from weftline.ports.upkeep import DatabaseUpkeep, EndedRun, Held, JournalUpkeep, Space
 from weftline.upkeep.leftovers import Leftover, Leftovers
 
 ENDED = (RunStatus.SUCCESSFUL, RunStatus.FAILED, RunStatus.CANCELED)

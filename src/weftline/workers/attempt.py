@@ -17,7 +17,7 @@ from weftline.core.actions import PythonCall, Wait, WaitKind
 from weftline.core.graph import Graph, OuterInput, Step, encode_pages
 from weftline.core.values import Error, Object, Packed
 from weftline.errors import StorageFull
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 from weftline.wire import Call, Outcome, Raised, Returned, ReturnedSteps, Unstored, pack_error
 
 _TEXT_LENGTH = 4096

@@ -21,7 +21,7 @@ from time import monotonic, sleep, time
 from typing import TextIO, cast
 
 from weftline.core.events import LogRange
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 from weftline.version import __version__
 from weftline.wire import (
     CHANNEL_FD,

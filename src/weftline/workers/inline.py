@@ -11,7 +11,9 @@ from pathlib import Path
 from secrets import token_hex
 
 from weftline.core.policy import Placement
-from weftline.ports import Attempt, Clock, Lane, ObjectStore, Printed, Report
+from weftline.ports.clock import Clock
+from weftline.ports.executor import Attempt, Lane, Printed, Report
+from weftline.ports.objects import ObjectStore
 from weftline.wire import Expired, Outcome
 from weftline.workers.attempt import carry_out
 from weftline.workers.memory import problem_here

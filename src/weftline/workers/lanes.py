@@ -2,7 +2,7 @@
 
 from weftline.core.environment import Environment
 from weftline.core.policy import Placement
-from weftline.ports import Lane
+from weftline.ports.executor import Lane
 from weftline.workers.pool import Child, Group
 from weftline.workers.slots import Slots
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 from weftline.wire import CHANNEL_FD, Cancel, Outcome, Ping, Pong, ToChild, Work
 from weftline.workers.channel import Channel
 from weftline.workers.listening import Listening

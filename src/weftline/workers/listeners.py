@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from pathlib import Path
 
-from weftline.ports import Attempt, GivenBack, Lane, Lost, Report, Started, TimedOut
+from weftline.ports.executor import Attempt, GivenBack, Lane, Lost, Report, Started, TimedOut
 from weftline.wire import Cancel, NotBegun, Outcome, Ping, frame
 from weftline.workers.launch import Process
 from weftline.workers.outcomes import report_of

@@ -10,7 +10,7 @@ from contextvars import Context, copy_context
 from time import monotonic, time
 
 from weftline.core.values import Object
-from weftline.ports import ObjectStore
+from weftline.ports.objects import ObjectStore
 from weftline.wire import Call, Expired, Outcome
 from weftline.workers.attempt import listen
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weftline.core.events import LogRange
+from weftline.folders import make_private
 
 STREAMS = ("stdout", "stderr")
 PART_BYTES = 1 << 20
@@ -23,7 +24,7 @@ class LogFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         self._can_be_nameless = self._try_nameless()
 
     def open(self, name: str) -> "Logs":
@@ -33,7 +34,7 @@ class LogFolder:
 
     def _open(self, path: str) -> int:
         # It may have been removed, with all that was in it.
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self.folder)
         if self._can_be_nameless:
             return os.open(self.folder, _FLAGS | os.O_TMPFILE, _MODE)
         return os.open(path, _FLAGS | os.O_CREAT, _MODE)

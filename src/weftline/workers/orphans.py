@@ -7,6 +7,7 @@ of the home itself looks dead: what belongs to that one is left alone.
 
 import contextlib
 import os
+import select
 import signal
 import time
 from pathlib import Path
@@ -21,17 +22,15 @@ _POLL_S = 0.005
 def end_orphans(home: Path, engine: str) -> None:
     """Kill what is left of the children of `engine`, which is dead, and remove their locks.
 
-    When this returns, none of them carries out a step any more; only one that the system cannot
-    end, or that is out of reach (in another container), may be left after some seconds.
+    When this returns they have ended, and hold nothing; only one that the system cannot end, or
+    that is out of reach (in another container), may be left after some seconds.
     """
     locks = sorted((home / "engines").glob(f"{engine}.child-*"))
     deadline = time.monotonic() + PATIENCE_S
     for lock in locks:
         _end_holder(lock, deadline)
     while (left := _marked(home, engine)) and time.monotonic() < deadline:
-        for pid in left:
-            _kill(pid)
-        time.sleep(_POLL_S)
+        _kill(left, deadline)
     for lock in locks:
         lock.unlink(missing_ok=True)
 
@@ -80,6 +79,18 @@ def _is_of(home: Path, child: bytes) -> bool:
     return not os.path.exists(path) or os.path.samefile(path, home)
 
 
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGKILL)
+def _kill(pids: list[int], deadline: float) -> None:
+    """Kill them, and wait for their ends: their marks go before what they hold does."""
+    processes = []
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended, or the system has no such descriptors
+            processes.append(os.pidfd_open(pid))
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    for process in processes:
+        end = select.poll()
+        end.register(process, select.POLLIN)
+        end.poll(max(0.0, deadline - time.monotonic()) * 1000.0)
+        os.close(process)
+    if not processes:
+        time.sleep(_POLL_S)

@@ -1,6 +1,6 @@
 """Attempts, and what becomes of them, between the words of an executor and those of the wire."""
 
-from weftline.ports import Attempt, Extended, Failed, Report, Starved, Succeeded, TimedOut
+from weftline.ports.executor import Attempt, Extended, Failed, Report, Starved, Succeeded, TimedOut
 from weftline.wire import Call, Expired, Outcome, Raised, Returned, Unstored, unpack_error
 
 

@@ -13,17 +13,8 @@ from time import time
 from typing import Any
 
 from weftline.core.values import Error
-from weftline.ports import (
-    Attempt,
-    Done,
-    Failed,
-    Lane,
-    ObjectStore,
-    Printed,
-    Refused,
-    Report,
-    Started,
-)
+from weftline.ports.executor import Attempt, Done, Failed, Lane, Printed, Refused, Report, Started
+from weftline.ports.objects import ObjectStore
 from weftline.wire import Outcome
 from weftline.workers.outcomes import call_of, report_of
 from weftline.workers.output import Capture, Hold, LogBook

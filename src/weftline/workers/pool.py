@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from weftline.core.environment import Environment
 from weftline.core.policy import Placement
-from weftline.ports import Attempt
+from weftline.folders import make_private
+from weftline.ports.executor import Attempt
 from weftline.wire import MARKER, Hello, frame
 from weftline.workers.launch import Process
 from weftline.workers.logs import LogFolder, Logs
@@ -111,7 +112,7 @@ class Pool:
         self._home, self._engine, self._objects = home, engine, objects
         self._variables = dict(variables)
         self._engines = home / "engines"
-        self._engines.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._engines)
         self._logs = LogFolder(home / "logs")
         self._idle: dict[Sort, list[Child]] = {}
         self._last_number = 0

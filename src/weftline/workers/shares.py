@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from weftline.filelocks import find_lock
+from weftline.folders import make_private
 
 _TRIES = 10
 
@@ -111,7 +112,7 @@ class Amount:
     def _open(self) -> int:
         if self._file < 0:
             assert self._path is not None
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._path.parent)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self._file
 

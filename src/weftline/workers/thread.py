@@ -8,7 +8,9 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import NamedTuple
 
-from weftline.ports import Attempt, Clock, ObjectStore, Printed, Report
+from weftline.ports.clock import Clock
+from weftline.ports.executor import Attempt, Printed, Report
+from weftline.ports.objects import ObjectStore
 from weftline.workers.attempt import carry_out
 from weftline.workers.lanes import Pace
 from weftline.workers.news import News

@@ -12,18 +12,18 @@ from secrets import token_hex
 from statistics import median
 
 from weftline.core.policy import Placement
-from weftline.ports import (
+from weftline.ports.clock import Clock
+from weftline.ports.executor import (
     Attempt,
-    Clock,
     Done,
     GivenBack,
     Lane,
-    ObjectStore,
     Refused,
     Report,
     Started,
     TimedOut,
 )
+from weftline.ports.objects import ObjectStore
 from weftline.workers.lanes import MAX_AHEAD, Pace
 from weftline.workers.memory import problem_here
 from weftline.workers.news import News

@@ -25,6 +25,7 @@ from weftline.adapters.journal.sql import (
     settings,
 )
 from weftline.errors import NewerHome, StorageError, StorageFull
+from weftline.folders import make_private
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_TIMEOUT_S = 30.0  # only programs that do not know writer.lock make anyone wait at all
@@ -150,7 +151,7 @@ class HomeDatabase:
     def _open_for_writing(self) -> _Connection:
         writer = self._writer
         if writer is None:
-            make_home(self.home)
+            make_private(self.home)
             writer = self._writer = writer_lock(self.home / "writer.lock")
         if not self.path.exists():
             with writer:
@@ -282,13 +283,6 @@ class HomeDatabase:
 
 
 # -- files ----------------------------------------------------------------------------------
-
-
-def make_home(home: Path) -> None:
-    """Make the folder, for its owner alone, unless it is there."""
-    if not home.is_dir():
-        os.makedirs(home, 0o700, exist_ok=True)
-        _flush(home.parent)
 
 
 def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:

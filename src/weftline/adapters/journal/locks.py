@@ -15,6 +15,7 @@ from types import TracebackType
 
 from weftline.errors import StorageError
 from weftline.filelocks import find_holder
+from weftline.folders import make_private
 
 _guard = threading.Lock()  # held while a table is changed or a locked file may be opened
 _writers: dict[str, "WriterLock"] = {}  # by real path
@@ -120,7 +121,7 @@ class EngineLocks:
             owner = find_holder(name)
             if owner is not None:
                 raise StorageError(f"the engine {engine} is registered by process {owner} already")
-            os.makedirs(self._folder, 0o700, exist_ok=True)
+            make_private(Path(self._folder))
             # The file gets its name when it is locked: whoever finds it unlocked may remove it.
             hidden = os.path.join(self._folder, f".{engine}.{os.getpid()}")
             file = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

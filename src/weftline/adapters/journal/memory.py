@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,23 +17,21 @@ from weftline.adapters.journal.names import (
 )
 from weftline.core.events import RunStatus
 from weftline.errors import StorageError
-from weftline.ports import (
+from weftline.ports.journal import (
     FROM_BASE,
     INBOX_AT_ONCE,
     Batch,
     Creation,
-    EndedRun,
     Entry,
-    Held,
     InboxEntry,
     InboxKind,
-    Removed,
+    Posted,
     RunChange,
     RunRecord,
-    StoredFile,
     Summary,
-    Unnamed,
 )
+from weftline.ports.objects import Removed, StoredFile
+from weftline.ports.upkeep import EndedRun, Held, Unnamed
 
 _NAMES_GRAPH = ("RunSubmitted", "GraphExtended")
 
@@ -204,22 +202,30 @@ class MemoryJournal:
             return True
 
     def post(
-        self, run_id: str, kind: InboxKind, body: bytes, key: str | None = None
-    ) -> bool | None:
+        self,
+        run_id: str,
+        kind: InboxKind,
+        body: bytes,
+        key: str | None = None,
+        *,
+        unless: Collection[RunStatus] = (),
+    ) -> Posted | None:
         with self._lock:
-            if run_id not in self._runs:
+            run = self._runs.get(run_id)
+            if run is None:
                 return None
+            status, engine = run.summary.status, run.engine
+            if status in unless or (key is not None and (run_id, key) in self._keys):
+                return Posted(False, status, engine)
             if key is not None:
-                if (run_id, key) in self._keys:
-                    return False
                 self._keys.add((run_id, key))
             self._posted += 1
             self._inbox.append(InboxEntry(self._posted, run_id, kind.value, body))
             self._changes += 1
-            on_news = self._engines.get(self._owner(run_id) or "")
+            on_news = self._engines.get(engine or "")
         if on_news is not None:
             on_news()
-        return True
+        return Posted(True, status, engine)
 
     def knows_key(self, run_id: str, key: str) -> bool:
         with self._lock:

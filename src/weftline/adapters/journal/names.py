@@ -5,7 +5,7 @@ import re
 import msgspec
 
 from weftline.core.events import RunStatus
-from weftline.ports import InboxKind
+from weftline.ports.journal import InboxKind
 
 ENDED = frozenset({RunStatus.SUCCESSFUL, RunStatus.FAILED, RunStatus.CANCELED})
 """What a run is that has ended; an actor may be it and go on."""

@@ -4,7 +4,7 @@ The tables are in `migrations/`. Statements are whole and constant, so that each
 for every connection.
 """
 
-from weftline.ports import INBOX_AT_ONCE
+from weftline.ports.journal import INBOX_AT_ONCE
 
 BEGIN_WRITE = "BEGIN IMMEDIATE"
 """Start a transaction that writes, waiting for nobody later on."""
@@ -95,10 +95,13 @@ ADD_ENVIRONMENT = "INSERT OR IGNORE INTO environments (hash, body) VALUES (?, ?)
 
 POST = """
 INSERT INTO inbox (run_id, kind, body, key)
-SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM runs WHERE run_id = ?1)
+SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (
+  SELECT 1 FROM runs WHERE run_id = ?1 AND NOT instr(?5, ' ' || status || ' ')
+)
 ON CONFLICT (run_id, key) DO NOTHING
 """
-"""Put news into a run's inbox, unless there is no such run or the key was used."""
+"""Put news into a run's inbox, unless there is no such run, its status is among those given (each
+between spaces), or the key was used."""
 
 TAKE_ENTRY = "DELETE FROM inbox WHERE number = ? AND key IS NULL"
 """Forget an entry that its run has taken in."""
@@ -246,8 +249,8 @@ SELECT
 FROM runs
 """
 
-OWNER = "SELECT engine FROM runs WHERE run_id = ?"
-"""Who drives a run."""
+OWNER = "SELECT status, engine FROM runs WHERE run_id = ?"
+"""How a run stands, and who drives it."""
 
 READ_INBOX = f"""
 SELECT inbox.number, run_id, kind, body FROM inbox JOIN runs USING (run_id)

@@ -2,7 +2,7 @@
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from weftline.adapters.journal.bells import Bell, ring
 from weftline.adapters.journal.database import (
     HomeDatabase,
     end_transaction,
-    make_home,
     unusable_home,
 )
 from weftline.adapters.journal.locks import EngineLocks
@@ -61,13 +60,15 @@ from weftline.core.environment import Environment
 from weftline.core.events import RunStatus
 from weftline.core.values import Error
 from weftline.errors import CommitUnknown, StorageError
-from weftline.ports import (
+from weftline.folders import make_private
+from weftline.ports.journal import (
     FROM_BASE,
     Batch,
     Creation,
     Entry,
     InboxEntry,
     InboxKind,
+    Posted,
     RunChange,
     RunRecord,
     Summary,
@@ -139,7 +140,7 @@ class SqliteJournal:
 
     def register(self, engine: str, on_news: Callable[[], None] | None = None) -> None:
         try:
-            make_home(self._database.home)
+            make_private(self._database.home)
             self._engines.register(engine)
             self._registered.add(engine)  # from here on it is to be released
             if on_news is not None:
@@ -220,21 +221,31 @@ class SqliteJournal:
         return True
 
     def post(
-        self, run_id: str, kind: InboxKind, body: bytes, key: str | None = None
-    ) -> bool | None:
+        self,
+        run_id: str,
+        kind: InboxKind,
+        body: bytes,
+        key: str | None = None,
+        *,
+        unless: Collection[RunStatus] = (),
+    ) -> Posted | None:
+        values = (run_id, kind.value, body, key, f" {' '.join(unless)} ")
         with self._database.writing() as database:
             try:
                 database.execute(BEGIN_WRITE)
-                posted = database.execute(POST, (run_id, kind.value, body, key)).rowcount == 1
+                posted = database.execute(POST, values).rowcount == 1
                 row = database.execute(OWNER, (run_id,)).fetchone()
                 if posted:
                     database.execute(COMMIT)
                     self._own_changes += 1
             finally:
                 end_transaction(database, ROLLBACK)
-        if posted and row[0] is not None:
-            ring(self._database.home / "engines", row[0])
-        return posted if row is not None else None
+        if row is None:
+            return None
+        status, engine = row
+        if posted and engine is not None:
+            ring(self._database.home / "engines", engine)
+        return Posted(posted, RunStatus(status), engine)
 
     def knows_key(self, run_id: str, key: str) -> bool:
         with self._database.reading() as database:

@@ -32,7 +32,8 @@ from weftline.adapters.journal.sql import (
 )
 from weftline.adapters.journal.sqlite import forget_run
 from weftline.core.events import RunStatus
-from weftline.ports import EndedRun, Held, Removed, Space, StoredFile, Unnamed
+from weftline.ports.objects import Removed, StoredFile
+from weftline.ports.upkeep import EndedRun, Held, Space, Unnamed
 
 _PATIENCE_MS, _LITTLE_PATIENCE_MS = 30_000, 100
 

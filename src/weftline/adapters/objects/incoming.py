@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from weftline.errors import StorageError, StorageFull
+from weftline.folders import make_private
 
 
 class Incoming:
@@ -61,6 +62,7 @@ class Incoming:
             try:
                 self._fd = os.open(self._path, flags, 0o666)
             except FileNotFoundError:
+                make_private(self._root.parent)  # the home, unless somebody has made it otherwise
                 make_folder(os.path.dirname(self._path))
                 self._fd = os.open(self._path, flags, 0o666)
         return self._fd

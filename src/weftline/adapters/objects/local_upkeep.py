@@ -21,7 +21,7 @@ from weftline.adapters.objects.local import (
     damaged,
 )
 from weftline.errors import ObjectNotFound, StorageError
-from weftline.ports import Removed, StoredFile
+from weftline.ports.objects import Removed, StoredFile
 
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _CHUNK_BYTES = 1024 * 1024

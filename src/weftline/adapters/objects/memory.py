@@ -7,7 +7,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from weftline.errors import ObjectDamaged, ObjectNotFound
-from weftline.ports import Removed, StoredFile
+from weftline.ports.objects import Removed, StoredFile
 
 
 class _Kept(NamedTuple):

@@ -15,7 +15,8 @@ from weftline.engine.committer import Committer
 from weftline.engine.engine import Engine
 from weftline.engine.turns import Turns
 from weftline.errors import StorageFull, WeftlineError
-from weftline.ports import Executor, InboxKind, Journal, RunCatalogue
+from weftline.ports.executor import Executor
+from weftline.ports.journal import InboxKind, Journal, RunCatalogue
 
 PATIENCE_STORAGE_S = 30.0
 """How long a driver waits for a home that cannot be written before it lets its run go."""
