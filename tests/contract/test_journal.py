@@ -902,11 +902,8 @@ rung = threading.Semaphore(0)
 journal.register("e1", rung.release)
 """
     )
-    poster.ask(
-        "from weftline.ports.journal import InboxKind; journal.post('r', InboxKind.SIGNAL, b'1')".replace(
-            "; ", "\n"
-        )
-    )
+    poster.ask("from weftline.ports.journal import InboxKind")
+    poster.ask("journal.post('r', InboxKind.SIGNAL, b'1')")
     assert owner.ask("print(rung.acquire(timeout=10.0))") == "True"
     assert owner.ask("print(journal.read_inbox('e1')[0].body.decode())") == "1"
     owner.kill()
