@@ -446,7 +446,7 @@ def test_a_call_that_could_never_be_carried_out_here_is_refused_and_the_actor_go
     desk.call("r", method("add", placement=MUCH), call="c1", objects=("an object",))
     desk.turn()
     (ended,) = desk.ended("watch")
-    assert (ended.status, ended.value, ended.step) == (RunStatus.FAILED, None, "add")
+    assert (ended.status, ended.value, ended.step) == (RunStatus.FAILED, None, None)
     assert ended.error is not None
     assert ended.error.type == "weftline.errors.ResourcesUnavailable"
     assert ended.error.text == "step 'add' asks for too many CPUs"

@@ -57,11 +57,16 @@ class Results:
 
     def exception_of(self, run_id: str, error: Error, step: str | None) -> BaseException:
         """The user's own exception again, with a note; else a WorkflowExecutionError."""
-        note = (
-            f"Raised in step {step!r} of run {run_id!r}. What has finished is kept, and"
-            f" workflow.resume({run_id!r}) tries the rest again, with the code as it was recorded:"
-            " changed code needs another id."
-        )
+        if step is None:
+            note = (
+                f"Nothing of it was carried out; {run_id!r} goes on as if nobody had called."
+            )
+        else:
+            note = (
+                f"Raised in step {step!r} of run {run_id!r}. What has finished is kept, and"
+                f" workflow.resume({run_id!r}) tries the rest again, with the code as it was"
+                " recorded: changed code needs another id."
+            )
         found = decode_error(error, self._objects)
         if found is None:
             found = WorkflowExecutionError(

@@ -20,7 +20,10 @@ FIRST_METHOD = "__init__"
 
 
 class Ended(NamedTuple):
-    """The run does not go on by itself: it has a result, an error, or is held."""
+    """The run does not go on by itself: it has a result, an error, or is held.
+
+    `step` is the one that failed; None with an error: it was refused, and no step was carried out.
+    """
 
     status: RunStatus
     value: Packed | None

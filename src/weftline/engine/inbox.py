@@ -139,7 +139,7 @@ class Inbox:
             problem = self._dispatcher.lacking(steps)
             if problem is not None and isinstance(event, CallReceived):
                 log.info("run %s: a call was refused: %s", active.run_id, problem)
-                self._refuse(active, event.call, steps[0].name, problem)
+                self._refuse(active, event.call, problem)
             elif event is not None:
                 active.objects += objects
                 self._recorder.record(active, event)
@@ -148,14 +148,12 @@ class Inbox:
         except ImpossibleEvent as error:
             log.warning("run %s: news that came too late: %s", active.run_id, error)
             if isinstance(event, CallReceived):
-                self._refuse(active, event.call, None, error)
+                self._refuse(active, event.call, error)
         self._writer.note(active)
 
-    def _refuse(
-        self, active: ActiveRun, call: str, step: str | None, problem: WeftlineError
-    ) -> None:
+    def _refuse(self, active: ActiveRun, call: str, problem: WeftlineError) -> None:
         """Tell whoever made the call, or asks for it later, why it is not recorded."""
-        ended = Ended(RunStatus.FAILED, None, error_of(problem), step, None)
+        ended = Ended(RunStatus.FAILED, None, error_of(problem), None, None)
         self._refused[active.run_id, call] = ended
         if len(self._refused) > REMEMBERED:
             del self._refused[next(iter(self._refused))]
