@@ -17,7 +17,7 @@ run: $(READY) ## train the example workflow on handwritten digits and show its r
 	@$(BIN)/weft run examples/digits/workflow.py
 
 test: check ## lint, types and the whole test suite: what CI runs
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n auto --dist worksteal
 
 check: $(READY) ## lint and types
 	@$(BIN)/ruff format --check --quiet --diff .
