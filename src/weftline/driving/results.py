@@ -58,9 +58,7 @@ class Results:
     def exception_of(self, run_id: str, error: Error, step: str | None) -> BaseException:
         """The user's own exception again, with a note; else a WorkflowExecutionError."""
         if step is None:
-            note = (
-                f"Nothing of it was carried out; {run_id!r} goes on as if nobody had called."
-            )
+            note = f"Nothing of it was carried out; {run_id!r} goes on as if nobody had called."
         else:
             note = (
                 f"Raised in step {step!r} of run {run_id!r}. What has finished is kept, and"
