@@ -16,7 +16,7 @@ A failure that nobody catches fails the run. It stops when the run has been resu
 so that in the end there is always a result.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 from zlib import crc32
@@ -268,7 +268,12 @@ def _plan_outcome(plan: Plan, caught_by: str | None) -> Outcome:
             node = plan.nodes[position]
             for edge in node.edges:
                 end(edge.source)
-            is_borne = _is_borne(plan.nodes, plan.outputs, position)
+            readers = [n for n in plan.nodes if any(e.source == position for e in n.edges)]
+            is_borne = (
+                bool(readers)
+                and position not in plan.outputs
+                and all(n.join is not Join.ALL_SUCCEEDED for n in readers)
+            )
             ends[position] = _node_outcome(plan, node, ends, caught_by, is_borne)
         return ends[position]
 
@@ -279,12 +284,6 @@ def _plan_outcome(plan: Plan, caught_by: str | None) -> Outcome:
     if isinstance(plan.output, list):
         return Outcome("value", pack_list([ends[n].value or NOTHING for n in plan.output]))
     return ends[plan.output]
-
-
-def _is_borne(nodes: list[Node], outputs: Collection[int], position: int) -> bool:
-    """Whether all who read the node go on when it fails."""
-    joins = [n.join for n in nodes if any(edge.source == position for edge in n.edges)]
-    return bool(joins) and position not in outputs and Join.ALL_SUCCEEDED not in joins
 
 
 def _node_outcome(
@@ -338,9 +337,7 @@ def _ran(node: Node, inputs: list[Packed], caught_by: str | None, is_borne: bool
     if node.returns is None:
         value = node.value(inputs)
         return Outcome("value", pack_caught(value, None) if node.catch else value, node.catch)
-    inner = _plan_outcome(node.returns, node.name if node.catch or is_borne else caught_by)
-    if is_borne and not node.catch and inner.kind == "climbs":
-        return Outcome("failed")
+    inner = _plan_outcome(node.returns, node.name if node.catch else caught_by)
     if not node.catch or inner.kind == "skipped":
         return inner
     if inner.kind == "climbs":
@@ -355,18 +352,10 @@ def _ran(node: Node, inputs: list[Packed], caught_by: str | None, is_borne: bool
 
 
 class Author:
-    """Makes programs up. With `for_engine`, only such as today's engine carries out; with
-    `is_wild`, also such whose result depends on what a resume mends."""
+    """Makes programs up. With `for_engine`, only such as today's engine carries out."""
 
-    def __init__(
-        self,
-        random: Random,
-        *,
-        for_engine: bool = False,
-        max_nodes: int = 30,
-        is_wild: bool = False,
-    ) -> None:
-        self._random, self._for_engine, self._is_wild = random, for_engine, is_wild
+    def __init__(self, random: Random, *, for_engine: bool = False, max_nodes: int = 30) -> None:
+        self._random, self._for_engine = random, for_engine
         self._left = max_nodes
         self._count = 0
         self._healing_left = random.choice([0, 0, 1, 2])
@@ -401,14 +390,12 @@ class Author:
             self._misbehave(node)
         self._limit_signals(nodes)
         firsts = self._sources_of_first(nodes)
-        outputs = output if isinstance(output, list) else [output]
         for position, node in enumerate(nodes):
             returns = self._chance(0.6 if node.catch else 0.35)
             is_plain = node.wait is None and node.gathers is None and not node.listens
-            if returns and (position not in firsts or self._is_wild) and is_plain:
+            if returns and position not in firsts and is_plain:
                 if depth < 5 and self._left > 0:
-                    is_end = node.catch or _is_borne(nodes, outputs, position)
-                    node.returns = self._plan(node.name if is_end else caught_by, depth + 1)
+                    node.returns = self._plan(node.name if node.catch else caught_by, depth + 1)
         plan = Plan(nodes, output)
         return self._shuffled(plan) if self._chance(0.3) else plan
 
@@ -463,9 +450,7 @@ class Author:
     def _join(self, nodes: list[Node]) -> None:
         joining = [n for n in nodes if n.gathers is None and n.wait is None]
         for node in joining:
-            # (Which of the waits that gather finds a failure may depend on what ended first.)
-            is_gathered = any(nodes[edge.source].gathers for edge in node.edges)
-            if node.edges and self._chance(0.3) and not is_gathered:
+            if node.edges and self._chance(0.3):
                 node.join = Join.ALL_DONE
         for node in joining:
             are_leaves = all(not nodes[edge.source].edges for edge in node.edges)

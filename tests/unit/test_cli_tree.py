@@ -22,7 +22,7 @@ from weftline.core.events import (
     StepStarted,
     StepSucceeded,
 )
-from weftline.core.graph import Graph, Join
+from weftline.core.graph import Graph
 from weftline.core.run import Run
 from weftline.core.state import StepStatus
 
@@ -96,15 +96,6 @@ def test_a_tree_shows_what_the_run_says_after_every_event(program: int, order: i
     again = Tree.of(whole.run)
     assert shown(again) == shown(tree)
     counted(again)
-
-
-def test_a_step_that_fails_of_what_it_returned_is_shown_as_failed() -> None:
-    book = Book(graph(step("a", 1, join=Join.ALL_DONE), step("b")))
-    book.extend("b", graph(step("c", 1), step("d")))
-    book.fail("d")
-    tree = fed(book)
-    assert shown(tree) == {"a": "open", "b": "failed", "c": "canceled", "d": "failed"}
-    assert 1 in tree.failures
 
 
 # -- groups -------------------------------------------------------------------------------------

@@ -258,14 +258,6 @@ def test_losses_crashes_cancels_and_resumes_change_no_result(program: int, order
     assert troubled.to_the_end() == troubled.program.result()
 
 
-@settings(max_examples=200)
-@given(SEEDS, SEEDS)
-def test_joins_of_what_fails_inside_come_to_an_end(program: int, order: int) -> None:
-    wild = Drive(Author(Random(program), is_wild=True).program(), Random(order))
-    wild.to_the_end()
-    assert picture(wild.book.reread()) == picture(wild.run)
-
-
 @settings(max_examples=100)
 @given(SEEDS, SEEDS, SEEDS)
 def test_two_orders_end_with_equal_steps(program: int, one: int, other: int) -> None:

@@ -360,7 +360,7 @@ class Tree:
             self.delivered.append(step)
 
     def _close(self, owner: int, at: float) -> None:
-        """A failure below `owner` became its value, or its own: what it returned is dropped."""
+        """A failure below `owner` became its value: what it returned is dropped."""
         if self._is_ended(owner):
             return
         scopes = [self._scopes[owner]] if owner in self._scopes else []
@@ -370,9 +370,7 @@ class Tree:
             for step in range(scope.first, scope.first + scope.count):
                 if self.states[step] < DONE:
                     self._set(step, CANCELED, at)
-        if owner not in self._catching:
-            self.failures.append(owner)
-        self._end(owner, DONE if owner in self._catching else FAILED, at)
+        self._end(owner, DONE, at)
 
     def stop(self, *, owners: bool = False) -> None:
         """What was running waits to be started again; with `owners` (nobody drives the run) those

@@ -216,8 +216,7 @@ def _told(tree: Tree, event: Event, at: float) -> str:
             returned = tree.returned_by(step)
             return f"{_name(tree, step)}: returned {count(returned, 'step')}"
         case ScopeClosed(step=step):
-            how = "failed of" if step in tree.failures else "caught the failure of"
-            return f"{_name(tree, step)}: {how} what it returned"
+            return f"{_name(tree, step)}: caught the failure of what it returned"
         case CancelRequested():
             return "canceled"
         case RunSubmitted():

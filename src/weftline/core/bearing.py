@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from weftline.core.climbing import bearing_readers, climb, closer_of, does_without
+from weftline.core.climbing import bearing_readers, catcher_of, climb, does_without
 from weftline.core.graph import Join
 from weftline.core.progress import count_down, end
 from weftline.core.standing import Standing
@@ -27,8 +27,8 @@ def fail(
     if readers and not is_output and all(does_without(reader, step) for reader in readers):
         end(run, step, FAILED, None, at)
         return
-    closer = closer_of(run, step)
-    is_late = closer is not None and closer.is_ended
+    catcher = catcher_of(run, step)
+    is_late = catcher is not None and catcher.is_ended
     origin = step
     if run.splits:
         doomed, needing = _foresee(run, step)
@@ -54,12 +54,12 @@ def _foresee(run: Standing, first: StepState) -> tuple[list[int], StepState | No
         step = left.pop()
         scope = run.scopes[step.scope]
         readers = run.readers_of(step.number)
-        closer = closer_of(run, step)
-        is_late = closer is not None and closer.is_ended
+        catcher = catcher_of(run, step)
+        is_late = catcher is not None and catcher.is_ended
         following: list[StepState] = []
         if step.number in scope.outputs:
             owner = run.scopes[scope.head].owner
-            if owner is None or (closer is run.steps[owner] and not is_late):
+            if owner is None or (run.steps[owner].spec.policy.catch and not is_late):
                 return list(doomed), step
             following.append(run.steps[owner])
         elif not readers and not is_late:
@@ -100,6 +100,6 @@ def go_without(run: Standing, step: StepState, causes: list[StepState]) -> None:
         return
     error = causes[0].error
     assert error is not None
-    closer = closer_of(run, step)
-    is_late = closer is not None and closer.is_ended
+    catcher = catcher_of(run, step)
+    is_late = catcher is not None and catcher.is_ended
     climb(run, needing if is_late else step, error, causes[0], causes)

@@ -195,8 +195,7 @@ class WaitEnded(Event, frozen=True, tag="WaitEnded"):
 
 
 class ScopeClosed(Event, frozen=True, tag="ScopeClosed"):
-    """A failure reached the step that catches it, or that fails of it while others go on: the
-    rest of its scope is dropped."""
+    """A failure reached the step that catches it: the rest of its scope is dropped."""
 
     step: int
     error: Error

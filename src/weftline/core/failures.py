@@ -38,8 +38,9 @@ class Failures:
                 known.append(failed)
         return fresh
 
-    def lift(self, failed: int) -> list[int]:
+    def reopen(self, failed: int) -> list[int]:
         """The failure is borne no more; gives the steps that may get a value again."""
+        self.open.append(failed)
         hopeful: list[int] = []
         for number in dict.fromkeys(self._prevented.pop(failed, (failed,))):
             known = self._preventing.get(number, [])

@@ -107,17 +107,6 @@ def inputs_ended(run: Standing, step: StepState) -> None:
         free(run, step)
 
 
-def look_again(run: Standing, step: StepState) -> None:
-    """What the step waits for may have ended without its being told."""
-    if step.status is not WAITING or step.joined:
-        return
-    ended = [n for n in run.sources_of(step) if run.has_ended(n)]
-    values = [run.value_of(n) for n in ended]
-    step.lacks |= None in values
-    if step.waiting_on == 0 or (step.spec.join is Join.ONE_SUCCEEDED and any(values)):
-        inputs_ended(run, step)
-
-
 def _bears_absence(run: Standing, step: StepState) -> bool:
     """Whether every ended input without a value has a default."""
     if any(run.value_of(n) is None for n in run.outer_of(step.spec)):

@@ -7,7 +7,6 @@ from msgspec import UNSET, Raw
 
 from weftline.core.actions import Wait, WaitKind
 from weftline.core.bearing import fail
-from weftline.core.climbing import is_borne
 from weftline.core.events import (
     ActorRested,
     CallReceived,
@@ -35,13 +34,13 @@ from weftline.core.events import (
 )
 from weftline.core.graph import Graph, decode_pages, problems_of
 from weftline.core.names import Names
-from weftline.core.progress import end, look_again, make_ready, pass_state_on, refill, succeed
+from weftline.core.progress import end, make_ready, pass_state_on, refill, succeed
 from weftline.core.references import reference_problems
 from weftline.core.scopes import close_scope, open_scope
 from weftline.core.signals import Signals
 from weftline.core.splits import ended_sources, look_at_split
 from weftline.core.standing import Standing
-from weftline.core.state import FAILED, READY, RUNNING, SKIPPED, SUCCESSFUL, WAITING, StepState
+from weftline.core.state import READY, RUNNING, SKIPPED, SUCCESSFUL, WAITING, StepState
 from weftline.core.values import NOTHING, pack_caught
 from weftline.core.volatile import lose_values
 from weftline.errors import ImpossibleEvent
@@ -111,9 +110,6 @@ def _resumed(run: Standing, event: RunResumed, at: float, graph: Graph | None) -
         elif step.status is RUNNING and step.opened is None:
             if was_canceled and not isinstance(step.spec.action, Wait):
                 step.status = READY
-    for number in run.reopened:
-        look_again(run, run.steps[number])
-    run.reopened.clear()
     run.later = [(s.due_at, s.number) for s in run.steps if s.due_at is not None]
     heapify(run.later)
     refill(run)
@@ -268,7 +264,7 @@ def _rested(run: Standing, event: ActorRested, at: float, graph: Graph | None) -
     run.signals = Signals({name: map(bytes, each) for name, each in event.signals.items()})
     # Everything else that names steps by their numbers.
     dropped = [step.number for step in run.steps if step.may_begin]
-    for named in (run.later, run.calls, run.splits, run.failures, run.closed, run.reopened):
+    for named in (run.later, run.calls, run.splits, run.failures):
         named.clear()
     run.volatile.clear()
     run.undecided.clear()
@@ -282,17 +278,8 @@ def _scope_closed(run: Standing, event: ScopeClosed, at: float, graph: Graph | N
     owner = run.get_step(event.step)
     if owner.opened is None or owner.is_ended:
         raise ImpossibleEvent(f"step {owner.name!r} has no open scope")
-    if owner.spec.policy.catch:
-        close_scope(run, owner.opened, at)
-        end(run, owner, SUCCESSFUL, pack_caught(None, event.error), at)
-        return
-    if not is_borne(run, owner):
-        raise ImpossibleEvent(f"nobody catches or bears what fails under step {owner.name!r}")
-    run.closed[owner.number] = close_scope(run, owner.opened, at)
-    if event.failed is not None:
-        run.failures.note_causes(owner.number, [event.failed])
-    owner.error = event.error
-    end(run, owner, FAILED, None, at)
+    close_scope(run, owner.opened, at)
+    end(run, owner, SUCCESSFUL, pack_caught(None, event.error), at)
 
 
 def _canceling(run: Standing, event: CancelRequested, at: float, graph: Graph | None) -> None:

@@ -5,8 +5,7 @@ The engine appends an event to the journal and applies it here; a reader folds a
 beginning. Both get the same run, because nothing else changes one.
 
 A *scope* is the sub-graph a step returned; the run's own graph is scope 0. A failure climbs to the
-innermost scope whose owner catches it, or is not needed by those who read it. All walks are loops
-over explicit lists: depth costs no stack.
+innermost scope whose owner catches. All walks are loops over explicit lists: depth costs no stack.
 
 What a run knows is in `standing`, what each event changes in `rules`; those use, from the top down:
 `scopes` and `volatile`, `bearing` (what a failure comes to), `progress` (what begins, and who is

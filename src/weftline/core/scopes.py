@@ -2,12 +2,12 @@
 
 from weftline.core.bearing import go_without
 from weftline.core.climbing import does_without
-from weftline.core.graph import Graph, Join
+from weftline.core.graph import Graph
 from weftline.core.policy import DEFAULT_POLICY
 from weftline.core.progress import free, inputs_ended, pass_state_on
 from weftline.core.splits import waits_for_steps
 from weftline.core.standing import Standing
-from weftline.core.state import CANCELED, Closed, Scope, StepState
+from weftline.core.state import CANCELED, Scope, StepState
 
 
 def open_scope(
@@ -32,8 +32,6 @@ def open_scope(
         steps.append(StepState(position, suffix, spec, number))
         if spec.policy is not DEFAULT_POLICY and spec.policy.checkpoint is False:
             run.has_volatile = True
-        if spec.join is not Join.ALL_SUCCEEDED:
-            run.has_joins = True
     _connect(run, first, after)
     return scope
 
@@ -103,27 +101,23 @@ def _read_outer(run: Standing, step: StepState, number: int) -> list[StepState]:
     return causes
 
 
-def close_scope(run: Standing, number: int, at: float) -> Closed:
+def close_scope(run: Standing, number: int, at: float) -> None:
     """Drop what is not ended of a scope, and of those inside of it."""
-    open_scopes, closed, dropped = [number], [], []
+    open_scopes = [number]
     while open_scopes:
-        number = open_scopes.pop()
-        scope = run.scopes[number]
+        scope = run.scopes[open_scopes.pop()]
         if scope.closed:
             continue
         scope.closed = True
-        closed.append(number)
         open_scopes += scope.inner or ()
         for step in run.steps[scope.first : scope.first + scope.count]:
             if not step.is_ended and not run.is_ended_link(step):
                 if step.may_begin:
                     run.dropped.append(step.number)
                 step.status, step.ended_at, step.due_at = CANCELED, at, None
-                dropped.append(step.number)
+                run.unfinished -= 1
                 if run.is_actor:
                     pass_state_on(run, step)
-    failures = run.failures.open
-    failed = [n for n in failures if run.scopes[run.steps[n].scope].closed]
-    run.failures.open = [n for n in failures if not run.scopes[run.steps[n].scope].closed]
-    run.unfinished -= len(dropped) + len(failed)
-    return Closed(closed, dropped, failed)
+    still_open = [n for n in run.failures.open if not run.scopes[run.steps[n].scope].closed]
+    run.unfinished -= len(run.failures.open) - len(still_open)
+    run.failures.open = still_open

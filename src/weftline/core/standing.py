@@ -18,7 +18,6 @@ from weftline.core.state import (
     RUNNING,
     SKIPPED,
     SUCCESSFUL,
-    Closed,
     Scope,
     StepState,
     StepStatus,
@@ -78,12 +77,6 @@ class Standing:
         """Waits for steps, and how many inputs each began with."""
         self.has_volatile = False
         """Whether any value need not survive a crash."""
-        self.has_joins = False
-        """Whether any step goes on although one that it reads has failed."""
-        self.closed: dict[int, Closed] = {}
-        """Steps that failed of what they had returned, and what was closed then."""
-        self.reopened: list[int] = []
-        """Steps that wait again after they were dropped, and were told of nothing meanwhile."""
         self.undelivered = 0
         """Calls of an actor that have no result yet."""
         self.last_call: int | None = None

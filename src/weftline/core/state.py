@@ -1,7 +1,6 @@
 """What a run is made of as it stands: its steps, and the sub-graphs they are part of."""
 
 from enum import StrEnum
-from typing import NamedTuple
 
 from weftline.core.graph import Graph, Step
 from weftline.core.names import with_suffix
@@ -99,16 +98,6 @@ class StepState:
         # That the time of a retry has come is no event: in a journal the next attempt of a step
         # stands right behind the failed one.
         return self.status is READY or (self.status is WAITING and self.due_at is not None)
-
-
-class Closed(NamedTuple):
-    """What was closed because of the failure of a step that returned it, by numbers."""
-
-    scopes: list[int]
-    dropped: list[int]
-    """Steps that had not ended."""
-    failed: list[int]
-    """Failures that were open."""
 
 
 class Scope:
