@@ -1092,6 +1092,30 @@ def test_a_catching_step_around_a_skipped_one_is_skipped() -> None:
     check(book)
 
 
+def test_a_one_succeeded_join_that_fails_too_late_to_matter_is_skipped() -> None:
+    book = Book(graph(step("top", 1), step("a", catch=True)))
+    book.extend("a", graph(step("out"), step("one", needs=[2], join=ONE_SUCCEEDED), step("b")))
+    book.succeed("out")
+    assert book.status("a") is SUCCESSFUL
+    assert StepSkipped(3, "none of its inputs succeeded") in book.fail("b")
+    book.succeed("top")
+    assert book.state() is RunStatus.SUCCESSFUL
+    check(book)
+
+
+def test_what_fails_late_inside_a_source_of_a_one_succeeded_join_skips_it() -> None:
+    book = Book(graph(step("top", 1), step("a", catch=True)))
+    inner = (step("one", needs=[3], join=ONE_SUCCEEDED), step("k", needs=[3]), step("b"))
+    book.extend("a", graph(step("out"), *inner))
+    book.succeed("out")
+    book.extend("b", graph(step("c")))
+    book.fail("c")
+    assert book.status("one") is SKIPPED
+    book.succeed("top")
+    assert book.state() is RunStatus.SUCCESSFUL
+    check(book)
+
+
 def test_a_failure_in_a_failed_run_is_still_caught() -> None:
     book = Book(graph(step("top", 1, 2), step("a", catch=True), step("b")))
     book.extend("a", graph(step("x")))

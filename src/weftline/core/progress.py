@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from weftline.core.actions import PythonCall
-from weftline.core.climbing import climb
+from weftline.core.climbing import catcher_of, climb
 from weftline.core.events import StepSkipped
 from weftline.core.graph import Join, OptionalInput
 from weftline.core.splits import look_at_split
@@ -87,15 +87,18 @@ def count_down(run: Standing, dependents: Iterable[int], status: StepStatus) -> 
 
 
 def _none_succeeded(run: Standing, step: StepState) -> None:
-    """No input of a `one succeeded` join succeeded: the failures climb, or it is skipped."""
+    """No input of a `one succeeded` join succeeded: the failures climb, or it is skipped, where
+    that is too late to matter."""
     first = run.scopes[step.scope].first
     sources = {first + n for n in step.spec.upstream()}
     failed = [run.steps[n] for n in sorted(sources) if run.steps[n].status is FAILED]
-    if not failed:
+    catcher = catcher_of(run, step)
+    is_late = catcher is not None and catcher.is_ended
+    error = run.error_of(failed[0].number) if failed else None
+    if error is None or is_late:
         run.following.append(StepSkipped(step.number, "none of its inputs succeeded"))
-        return
-    assert failed[0].error is not None
-    climb(run, failed[0], failed[0].error, failed[0], failed)
+    else:
+        climb(run, failed[0], error, failed[0], failed)
 
 
 def inputs_ended(run: Standing, step: StepState) -> None:

@@ -25,7 +25,7 @@ CANCELED, SKIPPED = StepStatus.CANCELED, StepStatus.SKIPPED
 
 
 class StepState:
-    """One step as it stands. Read it freely; only `Run.apply` writes it."""
+    """One step as it stands. Read it freely; only the rules of the core write it."""
 
     __slots__ = (
         "attempt",
