@@ -2,6 +2,7 @@
 
 import logging
 
+import msgspec
 import pytest
 
 from tests.desk import Desk
@@ -12,7 +13,7 @@ from weftline.core.state import StepStatus
 from weftline.engine.inbox import LOOK_S
 from weftline.engine.parking import PARK_AFTER_S
 from weftline.engine.writer import RETRY_COMMIT_S
-from weftline.ports.journal import INBOX_AT_ONCE, InboxKind
+from weftline.ports.journal import INBOX_AT_ONCE, ActorCall, InboxKind
 
 
 @pytest.fixture
@@ -466,6 +467,20 @@ def test_what_a_call_takes_as_arguments_must_be_possible_too(desk: Desk) -> None
     (ended,) = desk.ended("watch")
     assert ended.error is not None
     assert ended.error.text == "step 'load' asks for too many CPUs"
+
+
+def test_a_call_that_cannot_be_read_is_refused_too(desk: Desk) -> None:
+    actor(desk)
+    desk.watch("r", "c1", is_expected=True)
+    desk.post("r", InboxKind.CALL, msgspec.json.encode(ActorCall(b"no steps", "c1", ())))
+    desk.turn()
+    (ended,) = desk.ended("watch")
+    assert ended.error is not None
+    assert "the call cannot be read" in ended.error.text
+    desk.call("r", method("add"), call="c2")
+    desk.watch("r", "c2", "second")
+    desk.succeed("add", state=1, value=1)
+    assert [each.status for each in desk.ended("second")] == [RunStatus.SUCCESSFUL]
 
 
 def test_who_watches_a_refused_call_late_is_told_as_well(desk: Desk) -> None:

@@ -22,7 +22,7 @@ from weftline.engine.dispatcher import Dispatcher
 from weftline.engine.parking import Parking
 from weftline.engine.recorder import Recorder
 from weftline.engine.writer import RETRY_COMMIT_S, Writer
-from weftline.errors import ImpossibleEvent, StorageError, WeftlineError
+from weftline.errors import ImpossibleEvent, StorageError, WeftlineError, WorkflowError
 from weftline.ports.clock import Clock
 from weftline.ports.journal import (
     INBOX_AT_ONCE,
@@ -145,6 +145,9 @@ class Inbox:
                 self._recorder.record(active, event)
         except (DecodeError, ValueError) as error:
             log.error("run %s: news that cannot be read: %s", active.run_id, error)
+            if isinstance(event, CallReceived):
+                problem = WorkflowError(f"the call cannot be read: {error}", active.run_id)
+                self._refuse(active, event.call, problem)
         except ImpossibleEvent as error:
             log.warning("run %s: news that came too late: %s", active.run_id, error)
             if isinstance(event, CallReceived):
