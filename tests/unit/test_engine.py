@@ -1,5 +1,8 @@
 """What an engine writes, when, and what it starts; everything around it is in the test's hand."""
 
+import gc
+import weakref
+
 import pytest
 from msgspec import DecodeError
 
@@ -1179,6 +1182,22 @@ def test_a_run_that_contradicts_itself_is_given_up_and_harms_no_other(
     assert desk.journal.row("r").summary.status is RunStatus.RESUMABLE
     desk.succeed("b")
     assert desk.ended("other")[0].status is RunStatus.SUCCESSFUL
+
+
+def test_an_engine_that_has_ended_is_not_kept_by_what_it_had_to_start() -> None:
+    desk = Desk()
+    desk.executor.slots = 0
+    desk.submit("r", step("a"))
+    active = desk.engine.runs.find("r")
+    assert active is not None
+    knows_engine: list[object] = [desk.engine]
+    active.listeners.append(knows_engine.append)
+    desk.engine.stop()
+    desk.engine.run_forever()
+    left = weakref.ref(desk.engine)
+    del desk, active, knows_engine
+    gc.collect()
+    assert left() is None
 
 
 def test_nobody_is_left_waiting_when_the_loop_itself_fails(desk: Desk) -> None:

@@ -61,7 +61,8 @@ class Aside(NamedTuple):
 
 
 class Dispatcher:
-    """Starts and ends the attempts of all runs. Only the engine's thread touches it."""
+    """Starts and ends the attempts of all runs. Other threads may only ask for `refusal_of` and
+    `lacking`."""
 
     def __init__(self, executor: Executor, clock: Clock, writer: Writer) -> None:
         self._executor, self._clock, self._writer = executor, clock, writer
@@ -273,6 +274,12 @@ class Dispatcher:
         keys = set(active.attempts.values())
         active.attempts.clear()
         self._kill(keys)
+
+    def clear(self) -> None:
+        """Start nothing any more. What is under way is known here no longer."""
+        # These are out of the garbage collector's sight, and would keep their runs for ever.
+        self.lanes.clear()
+        self.in_flight.clear()
 
     def _kill(self, keys: set[int]) -> None:
         under_way = {key for key in keys if self.in_flight.pop(key, None) is not None}

@@ -257,6 +257,8 @@ class Engine:
                 active.tell(Gone(self._broken))
             self.runs.clear()
             raise
+        finally:
+            self.dispatcher.clear()
 
     def turn(self) -> None:
         """Wait for news, take it in, start what may start, and write when it is time to."""

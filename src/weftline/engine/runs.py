@@ -56,7 +56,10 @@ class Runs:
     def drives(self, run_id: str) -> bool | None:
         """Whether the run goes on here; False when only steps of a failed one still run."""
         active = self._driven.get(run_id)
-        return None if active is None else active.run.is_open  # also of one that is parked
+        run = UNLOADED if active is None else active.run
+        if run is UNLOADED:  # parked, or forgotten since it was found
+            return True if run_id in self._driven else None
+        return run.is_open
 
     @property
     def open_count(self) -> int:
