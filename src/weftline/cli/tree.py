@@ -240,7 +240,7 @@ class Tree:
             is_output = not around.is_list and owner in around.outputs
             is_tail = is_output and around.owner is not None and not scope.is_list
             if is_tail and owner not in self._catching:
-                # It delivers straight to the owner of the first link, as `core.run` has it.
+                # It delivers straight to the owner of the first link, as `core.scopes` has it.
                 scope.head = around.head
                 scope.head.chain.append(owner)
         self._scopes[owner] = scope

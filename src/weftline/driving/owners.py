@@ -45,7 +45,7 @@ class Owners:
             return False
         status = record.summary.status
         if status is RunStatus.RESUMABLE:  # let go of, or held: its journal tells which
-            return read_run(self._journal, record.run_id).run.held is None
+            return read_run(self._journal, record.run_id, to_drive=True).run.held is None
         return status in OPEN
 
     def make_free(self, record: RunRecord) -> None:
