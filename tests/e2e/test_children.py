@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,21 @@ def test_a_step_that_breaks_the_connection_is_lost(attempts: Attempts) -> None:
     report = attempts.end_of(attempts.make(close_it))
     assert isinstance(report, Lost), report
     assert "closed the connection" in report.reason
+
+
+def test_how_a_process_dies_counts_also_when_its_connection_ends_long_before(
+    attempts: Attempts,
+) -> None:
+    until_looked_at_s = 2 * dispatch_module.STARTED_AFTER_S
+
+    def close_it_and_die() -> None:
+        os.close(3)
+        time.sleep(until_looked_at_s)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    report = attempts.end_of(attempts.make(close_it_and_die))
+    assert isinstance(report, Lost), report
+    assert "SIGKILL" in report.reason
 
 
 # -- what a step started ------------------------------------------------------------------------

@@ -36,13 +36,11 @@ from weftline.workers.lanes import Lanes
 from weftline.workers.listeners import Listener, Listeners
 from weftline.workers.memory import Sessions
 from weftline.workers.outcomes import report_of
-from weftline.workers.oversight import Oversight
+from weftline.workers.oversight import HANG_UP_WITHIN_S, Oversight
 from weftline.workers.pool import Child, Pool
 from weftline.workers.printing import Printing
 from weftline.workers.slots import Slots
 from weftline.workers.timetable import NEVER, Timetable
-
-HANG_UP_WITHIN_S = 1.0
 
 _READ_BYTES = 1 << 18
 
@@ -174,6 +172,7 @@ class Children:
             if process.pidfd < 0:
                 self._bury(child)
             else:  # it is about to end; or a step closed our connection
+                child.hung_up_at = time.monotonic()
                 self._timetable.look_within(child, HANG_UP_WITHIN_S)
 
     def _read(self, child: Child) -> bool:

@@ -20,6 +20,9 @@ SLOW_LOOK_S = 1.0
 
 READY_WITHIN_S = 60.0
 
+HANG_UP_WITHIN_S = 1.0
+"""At most so long after its connection a process ends by itself."""
+
 
 class Oversight:
     """Looks at children. `hear` takes in what one has said and was not taken in yet."""
@@ -43,6 +46,9 @@ class Oversight:
                 child.process.kill()
             return EXIT_WITHIN_S
         if child.process.is_ended:
+            left_s = child.hung_up_at + HANG_UP_WITHIN_S - now
+            if left_s > 0:
+                return left_s
             child.reason = child.reason or "a step closed the connection of its process"
             child.process.kill()
             return NEVER

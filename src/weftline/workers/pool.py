@@ -59,6 +59,8 @@ class Child:
         """Whether it gave attempts back, and still carries out what they would have waited for."""
         self.is_ending = False
         """Whether it was told to end: nothing that happens to it is anybody's fault."""
+        self.hung_up_at = -math.inf
+        """When its connection ended. It ends with the process, but that is told a moment later."""
         self.expired: Attempt | None = None
         """The attempt for which it was ended, because that took too long, or too much memory."""
         self.limits: dict[int, int] = {}
