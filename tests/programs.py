@@ -388,7 +388,7 @@ class Author:
         self._join(nodes)
         for node in nodes:
             self._misbehave(node)
-        self._settle_joins(nodes)
+        self._settle_joins(nodes, [output] if isinstance(output, int) else output)
         self._limit_signals(nodes)
         firsts = self._sources_of_first(nodes)
         for position, node in enumerate(nodes):
@@ -466,12 +466,13 @@ class Author:
                         edge.kind = "needs"
 
     @staticmethod
-    def _settle_joins(nodes: list[Node]) -> None:
+    def _settle_joins(nodes: list[Node], outputs: list[int]) -> None:
         """A failure that others need is borne only as long as nobody gathers what it prevents; then
         the run fails of it and tries it again. A join may have begun meanwhile, or not."""
         for position, source in enumerate(nodes):
             edges = [(n, e) for n in nodes for e in n.edges if e.source == position]
-            is_needed = any(node.join is Join.ALL_SUCCEEDED for node, _ in edges)
+            is_read = any(node.join is Join.ALL_SUCCEEDED for node, _ in edges)
+            is_needed = is_read or position in outputs
             if source.breaks and source.caught_by is None and is_needed:
                 for node, edge in edges:
                     if node.join is Join.ALL_DONE:
