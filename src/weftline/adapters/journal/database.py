@@ -25,7 +25,7 @@ from weftline.adapters.journal.sql import (
     settings,
 )
 from weftline.errors import NewerHome, StorageError, StorageFull
-from weftline.folders import make_private
+from weftline.folders import flush, make_private
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _BUSY_TIMEOUT_S = 30.0  # only programs that do not know writer.lock make anyone wait at all
@@ -181,9 +181,9 @@ class HomeDatabase:
             self._migrate(database)
         finally:
             database.close()
-        _flush(unnamed)
+        flush(unnamed)
         os.rename(unnamed, self.path)
-        _flush(self.home)
+        flush(self.home)
 
     def _migrate(self, database: sqlite3.Connection) -> None:
         """Apply the migrations that are missing. The writer lock is held.
@@ -318,15 +318,6 @@ def end_transaction(database: sqlite3.Connection, statement: str) -> None:
             database.execute(statement)
         except sqlite3.Error:
             pass
-
-
-def _flush(path: Path) -> None:
-    """Make a file's content, or the names in a folder, survive a power cut."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _full(home: Path) -> StorageFull:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from weftline.errors import StorageError, StorageFull
-from weftline.folders import make_private
+from weftline.folders import make_folder, make_private
 
 
 class Incoming:
@@ -90,27 +90,6 @@ def storage_error(root: Path, error: OSError) -> StorageError:
         reason = f"{os.strerror(error.errno)} at {root}; free some space and resume"
         return StorageFull(error.errno, reason)
     return StorageError(f"cannot write to {root}: {error}")
-
-
-def make_folder(folder: str) -> None:
-    """Make `folder` and what is missing above it, each flushed into the one above."""
-    above = os.path.dirname(folder)
-    if not os.path.isdir(above):
-        make_folder(above)
-    try:
-        os.mkdir(folder)
-    except FileExistsError:
-        return
-    flush_folder(above)
-
-
-def flush_folder(folder: str) -> None:
-    """Make the entries of `folder` survive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def unlink(path: str) -> None:

@@ -15,12 +15,11 @@ from threading import Lock
 
 from weftline.adapters.objects.incoming import (
     Incoming,
-    flush_folder,
-    make_folder,
     storage_error,
     unlink,
 )
 from weftline.errors import ObjectDamaged, ObjectNotFound, StorageError
+from weftline.folders import flush, make_folder
 
 _MAP_FROM_BYTES = 256 * 1024  # below, reading into memory is cheaper than a mapping
 _CHUNK_BYTES = 1024 * 1024  # hashed and written while still in the processor's cache
@@ -205,10 +204,10 @@ class LocalObjectStore:
         self._remember(_stamp(name, found), flushed=durable)
 
     def _flush_folders(self, folder: str) -> None:
-        flush_folder(folder)
+        flush(folder)
         if folder not in self._flushed_folders:
             # Another process may have made the folder a moment ago and not flushed it yet.
-            flush_folder(str(self.root))
+            flush(str(self.root))
             self._flushed_folders.add(folder)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from hashlib import sha256
 
-from weftline.adapters.objects.incoming import is_writer_alive, make_folder, storage_error
+from weftline.adapters.objects.incoming import is_writer_alive, storage_error
 from weftline.adapters.objects.local import (
     ABSENT,
     DURABLE,
@@ -21,6 +21,7 @@ from weftline.adapters.objects.local import (
     damaged,
 )
 from weftline.errors import ObjectNotFound, StorageError
+from weftline.folders import make_folder
 from weftline.ports.objects import Removed, StoredFile
 
 _FOLDER = re.compile(r"[0-9a-f]{2}")
