@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from weftline import workflow
 
 
@@ -16,5 +18,6 @@ def where(_: str) -> str:
     return os.getcwd()
 
 
+@pytest.mark.usefixtures("home")
 def test_a_step_that_changes_the_folder_changes_it_for_itself_alone(run_id: str) -> None:
     assert where.step(go_away.step()).run(run_id) == os.getcwd()
