@@ -94,8 +94,11 @@ def test_ten_thousand_quick_attempts_are_each_reported_once(attempts: Attempts) 
     call = attempts.call(lambda number: number + 1, 1)
     made = [attempts.make(call) for _ in range(10_000)]
     reports = attempts.drive(*made)
-    ends = [[type(each).__name__ for each in reports[one.key]] for one in made]
-    assert ends == [["Succeeded"]] * len(made)
+    # On a busy machine any of them may be found under way for so long that its start is told.
+    ends = [[each for each in reports[one.key] if not isinstance(each, Started)] for one in made]
+    odd = [[type(each).__name__ for each in told] for told in ends if len(told) != 1]
+    assert odd == []
+    assert all(isinstance(told[0], Succeeded) for told in ends)
 
 
 def test_each_knows_which_it_is(make: Maker, gate: Gate) -> None:
@@ -359,7 +362,8 @@ def test_without_a_home_nothing_is_kept(tmp_path: Path) -> None:
     attempts = Attempts(executor, objects)
     attempt = attempts.make(lambda: print("line"), forward=True)
     reports = attempts.drive(attempt)[attempt.key]
-    assert [type(each).__name__ for each in reports] == ["Printed", "Succeeded"]
+    kinds = [type(each).__name__ for each in reports if not isinstance(each, Started)]
+    assert kinds == ["Printed", "Succeeded"]
     assert getattr(reports[-1], "log", "") is None
     executor.close()
     assert os.listdir(tmp_path) == []
