@@ -25,6 +25,7 @@ from weftline.ports.executor import (
     Lane,
     Refused,
     Report,
+    Started,
     Succeeded,
 )
 from weftline.ports.objects import ObjectStore
@@ -203,6 +204,34 @@ class FullObjects(LocalObjectStore):
     def _look(self) -> None:
         if (self.root / "full").exists():
             raise StorageFull(ENOSPC, "there is no room")
+
+
+def ends_of(reports: Iterable[Report]) -> dict[int, Done]:
+    """What became of attempts, by key."""
+    return {each.key: each for each in reports if isinstance(each, Done)}
+
+
+def done(reports: Iterable[Report], *keys: int) -> bool:
+    """Whether all of them have come to an end."""
+    return ends_of(reports).keys() >= set(keys)
+
+
+def kinds(reports: Iterable[Report]) -> list[str]:
+    """What was told, but for starts: on a busy machine any attempt may take so long that its start
+    is told. That happens once, and before it is told what became of it."""
+    found: list[str] = []
+    barred: set[int] = set()
+    for each in reports:
+        if isinstance(each, Started):
+            assert each.key not in barred, f"a start is told twice, or after the end: {each}"
+            barred.add(each.key)
+            continue
+        found.append(type(each).__name__)
+        if isinstance(each, GivenBack):
+            barred.discard(each.key)  # it may be started again
+        elif isinstance(each, Done):
+            barred.add(each.key)
+    return found
 
 
 def is_hole(thing: object) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.attempts import Attempts, make_children, open_objects
+from tests.attempts import Attempts, ends_of, kinds, make_children, open_objects
 from weftline.codecs.exceptions import decode_error
 from weftline.codecs.references import ObjectRef
 from weftline.codecs.values import decode, encode
@@ -24,7 +24,6 @@ from weftline.ports.executor import (
     Done,
     Extended,
     Failed,
-    GivenBack,
     Printed,
     Report,
     Started,
@@ -379,16 +378,16 @@ def test_a_killed_attempt_is_not_reported_on(attempts: Attempts) -> None:
     attempts.executor.kill({first.key})
     attempts.executor.kill({first.key, 4711})
     reports = attempts.drive(second)
-    assert [type(each) for each in reports[second.key]] == [Succeeded]
+    assert kinds(reports[second.key]) == ["Succeeded"]
     assert attempts.executor.wait(0.0) == []
 
 
 def test_many_attempts_are_each_reported_once(attempts: Attempts) -> None:
     call = attempts.call(lambda: None)
     made = [attempts.make(call) for _ in range(2_000)]
-    ends = attempts.drive(*made)
-    done = [[each for each in ends[one.key] if not isinstance(each, GivenBack)] for one in made]
-    assert [list(map(type, each)) for each in done] == [[Succeeded]] * len(made)
+    reports = attempts.drive(*made)
+    told = [[kind for kind in kinds(reports[one.key]) if kind != "GivenBack"] for one in made]
+    assert told == [["Succeeded"]] * len(made)
 
 
 def test_inputs_fill_the_holes(attempts: Attempts) -> None:
@@ -552,10 +551,6 @@ async def appears(path: str, value: Any = "there") -> Any:
     while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240 - as users poll
         await asyncio.sleep(0.005)
     return value
-
-
-def ends_of(reports: list[Report]) -> dict[int, Done]:
-    return {each.key: each for each in reports if isinstance(each, Done)}
 
 
 def test_those_that_listen_are_awaited_side_by_side_and_occupy_nothing(

@@ -20,7 +20,14 @@ from typing import Any
 
 import pytest
 
-from tests.attempts import Attempts, environment_here, make_children, open_objects
+from tests.attempts import (
+    Attempts,
+    done,
+    environment_here,
+    kinds,
+    make_children,
+    open_objects,
+)
 from tests.e2e.conftest import Gate, eventually, pass_gate
 from weftline.codecs.values import decode
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement
@@ -73,16 +80,6 @@ def make(tmp_path: Path) -> Iterator[Maker]:
 @pytest.fixture
 def attempts(make: Maker) -> Attempts:
     return make()
-
-
-def kinds(reports: list[Report]) -> list[str]:
-    """Without starts: on a busy machine any attempt may take so long that its start is told."""
-    return [type(report).__name__ for report in reports if not isinstance(report, Started)]
-
-
-def done(reports: list[Report], *keys: int) -> bool:
-    """Whether all of them have come to an end."""
-    return {each.key for each in reports if isinstance(each, Done)} >= set(keys)
 
 
 def is_alive(pid: int) -> bool:
@@ -362,8 +359,8 @@ def test_an_outcome_is_not_held_back_by_a_long_attempt_behind_it(make: Maker, ga
     first, blocks = attempts.make(quick.call), attempts.make(wait_if, gate.path)
     attempts.start(first, blocks)
     gate.wait_for()
-    [report] = attempts.wait_for(lambda found: done(found, first.key))
-    assert isinstance(report, Succeeded)
+    reports = attempts.wait_for(lambda found: done(found, first.key))
+    assert kinds(reports) == ["Succeeded"]
     gate.open()
     attempts.wait_for(lambda found: done(found, blocks.key))
 

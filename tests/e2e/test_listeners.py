@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 
-from tests.attempts import Attempts, environment_here, make_children, open_objects
+from tests.attempts import (
+    Attempts,
+    ends_of,
+    environment_here,
+    kinds,
+    make_children,
+    open_objects,
+)
 from tests.e2e.conftest import Gate, eventually, notes, pass_gate
 from weftline.codecs.values import decode
 from weftline.core.policy import DEFAULT_PLACEMENT, Placement
-from weftline.ports.executor import Attempt, Done, GivenBack, Refused, Report, Started, Succeeded
+from weftline.ports.executor import Attempt, Done, GivenBack, Refused, Started, Succeeded
 from weftline.workers import listeners as listeners_module
 from weftline.workers.children import Children
 from weftline.workers.listeners import DEATHS_IN_A_ROW, Listener
@@ -35,15 +42,6 @@ async def appears(path: str) -> int:
     while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240 - as users poll
         await asyncio.sleep(0.005)
     return os.getpid()
-
-
-def ends(reports: list[Report]) -> dict[int, Done]:
-    return {each.key: each for each in reports if isinstance(each, Done)}
-
-
-def kinds(reports: list[Report]) -> list[str]:
-    """Without starts: on a busy machine any attempt may take so long that its start is told."""
-    return [type(report).__name__ for report in reports if not isinstance(report, Started)]
 
 
 def listening(attempts: Attempts, function: Callable[..., Any], *args: Any, **more: Any) -> Attempt:
@@ -89,7 +87,7 @@ def test_listeners_take_no_place_of_others(attempts: Attempts, gate: Gate, tmp_p
     executor: Any = attempts.executor
     assert executor._pool.room == 64 - 1
     gate.open()
-    attempts.wait_for(lambda reports: busy.key in ends(reports))
+    attempts.wait_for(lambda reports: busy.key in ends_of(reports))
 
 
 def test_only_who_listens_has_asyncio(attempts: Attempts) -> None:
@@ -148,8 +146,8 @@ def test_what_a_dead_listener_waited_for_is_given_back(attempts: Attempts, tmp_p
     made = [listening(attempts, appears, str(path)) for _ in range(3)]
     pid = attempts.value_of_listening(os.getpid)
     os.kill(pid, signal.SIGKILL)
-    reports = attempts.wait_for(lambda found: len(ends(found)) == 3)
-    assert ends(reports) == {one.key: GivenBack(key=one.key) for one in made}
+    reports = attempts.wait_for(lambda found: len(ends_of(found)) == 3)
+    assert ends_of(reports) == {one.key: GivenBack(key=one.key) for one in made}
     path.touch()
     report = attempts.end_of(made[0])
     assert isinstance(report, Succeeded)
@@ -168,7 +166,7 @@ def test_one_that_kills_every_listener_is_lost_after_some(
     note = tmp_path / "note"
     attempt = attempts.make(kill_self, str(note), listens=True)
     reports = [each for each in attempts.drive(attempt)[attempt.key] if isinstance(each, Done)]
-    assert kinds([*reports]) == ["GivenBack"] * (DEATHS_IN_A_ROW - 1) + ["Lost"]
+    assert kinds(reports) == ["GivenBack"] * (DEATHS_IN_A_ROW - 1) + ["Lost"]
     assert "SIGKILL" in getattr(reports[-1], "reason", "")
     assert len(notes(note)) == DEATHS_IN_A_ROW
     # It is counted anew, and the environment is not to blame.
@@ -183,7 +181,7 @@ def test_deaths_with_an_outcome_between_them_do_not_count(
     for _ in range(2 * DEATHS_IN_A_ROW):
         attempt = attempts.make(kill_self, str(tmp_path / "note"), listens=True)
         attempts.start(attempt)
-        reports = attempts.wait_for(ends)
+        reports = attempts.wait_for(ends_of)
         assert kinds([each for each in reports if isinstance(each, Done)]) == ["GivenBack"]
         assert attempts.value_of_listening(lambda: 1) == 1
 
@@ -200,8 +198,8 @@ def test_a_listener_that_hangs_is_ended(
     patient = listening(attempts, appears, str(tmp_path / "event"))
     late = listening(attempts, appears, str(tmp_path / "event"), timeout_s=0.3)
     stuck = listening(attempts, hangs, gate.path, timeout_s=0.1)
-    reports = attempts.wait_for(lambda found: len(ends(found)) == 3)
-    found = {key: type(end).__name__ for key, end in ends(reports).items()}
+    reports = attempts.wait_for(lambda found: len(ends_of(found)) == 3)
+    found = {key: type(end).__name__ for key, end in ends_of(reports).items()}
     assert found[patient.key] == "GivenBack"
     assert found[stuck.key] == "TimedOut"
     assert found[late.key] in ("GivenBack", "TimedOut")
@@ -225,12 +223,12 @@ def test_one_that_answers_is_not_ended(
     [listener] = listeners(attempts)
     attempts.wait_for(lambda _: listener.pinged_at < float("inf"))
     gate.open()
-    reports = attempts.wait_for(lambda found: len(ends(found)) == 2)
-    assert type(ends(reports)[late.key]).__name__ == "TimedOut"
-    assert isinstance(ends(reports)[held.key], Succeeded)
+    reports = attempts.wait_for(lambda found: len(ends_of(found)) == 2)
+    assert type(ends_of(reports)[late.key]).__name__ == "TimedOut"
+    assert isinstance(ends_of(reports)[held.key], Succeeded)
     attempts.wait_for(lambda _: listener.pinged_at == float("inf"))
     path.touch()
-    end = ends(attempts.wait_for(ends))[patient.key]
+    end = ends_of(attempts.wait_for(ends_of))[patient.key]
     assert isinstance(end, Succeeded)
     assert decode(end.value, attempts.objects) == listener.process.pid
 
